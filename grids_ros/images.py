@@ -94,9 +94,12 @@ def _plain(message) -> np.ndarray:
 
 def _bridged(message) -> np.ndarray:
     try:
-        from cv_bridge import CvBridge
+        from cv_bridge import CvBridge, CvBridgeError
     except ImportError as error:
         raise ImageError(
             f"encoding {message.encoding!r} needs cv_bridge (apt install ros-$ROS_DISTRO-cv-bridge): {error}"
         ) from error
-    return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    try:
+        return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except CvBridgeError as error:
+        raise ImageError(f"cv_bridge cannot decode {message.encoding!r}: {error}") from error

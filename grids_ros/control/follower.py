@@ -1,0 +1,159 @@
+"""The state between action chunks and the arm: what to command now, or why to hold.
+
+The same object runs in the follower node, in closed-loop evaluation and in replay. It never reads a clock: every
+method is told the time, in nanoseconds of the clock that stamps observations and chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from grids_ros.control.gripper import GripperHysteresis
+from grids_ros.control.limits import Limits, limit
+from grids_ros.control.timeline import Join, gripper_at
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+
+
+class Refused(ValueError):
+    """A chunk that must not be followed, and why. The arm goes on with what it had."""
+
+
+@dataclass(frozen=True)
+class FollowerConfig:
+    """How chunks are followed.
+
+    limits, gripper: see there. period_s: time between two ticks [s]. join_s: over how long a new chunk is faded
+    in [s]; 0 enters it at once, within the speed limits. max_pose_age_s: the measured pose may be no older [s].
+    future_s: how far ahead of the clock a chunk's stamp may lie [s].
+    Raises ValueError for a value out of range.
+    """
+
+    limits: Limits
+    gripper: GripperHysteresis
+    period_s: float
+    join_s: float = 0.2
+    max_pose_age_s: float = 0.1
+    future_s: float = 0.05
+
+    def __post_init__(self):
+        for name in ("period_s", "max_pose_age_s", "future_s"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if not self.join_s >= 0.0:
+            raise ValueError(f"join_s is {self.join_s}, expected at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Command:
+    """What to tell the arm at one tick.
+
+    pose: the target of the tool frame in the base frame. gripper: opening to send now [m], or None for nothing.
+    holding: the pose is the last one again. reason: why it holds; empty while it moves.
+    """
+
+    pose: Pose
+    gripper: float | None
+    holding: bool
+    reason: str
+
+
+class Follower:
+    """Follows the newest chunk within the limits; holds the last command in every other case."""
+
+    def __init__(self, config: FollowerConfig):
+        self.config = config
+        self._measured: tuple[int, Pose] | None = None
+        self._join: Join | None = None
+        self._command: Pose | None = None
+        self._gripper: float | None = None
+        self._holding = True
+        self._hold_reason = ""
+        self._released_ns: int | None = None
+
+    @property
+    def chunk(self) -> ActionChunk | None:
+        """The chunk being followed."""
+        return self._join.chunk if self._join else None
+
+    def measure(self, stamp_ns: int, pose: Pose) -> None:
+        """Take the newest measured tool pose."""
+        self._measured = (stamp_ns, pose)
+
+    def hold(self, reason: str) -> None:
+        """Drop the chunk and hold from the next tick on, until `release`."""
+        if not reason:
+            raise ValueError("a hold needs a reason")
+        self._join = None
+        self._hold_reason = reason
+
+    def release(self, now_ns: int) -> None:
+        """End a hold. Only chunks observed from now on are followed."""
+        self._hold_reason = ""
+        self._released_ns = now_ns
+
+    def drop(self) -> None:
+        """Forget the chunk and hold until the next one: the instruction was withdrawn."""
+        self._join = None
+
+    def accept(self, chunk: ActionChunk, now_ns: int) -> None:
+        """Follow `chunk` from now on. Raises Refused; what was being followed then goes on."""
+        config = self.config
+        if self._hold_reason:
+            raise Refused(f"holding: {self._hold_reason}")
+        if self._released_ns is not None and chunk.stamp_ns < self._released_ns:
+            raise Refused("chunk was observed before the hold was released")
+        if chunk.stamp_ns > now_ns + config.future_s * NANOSECONDS:
+            ahead = (chunk.stamp_ns - now_ns) / NANOSECONDS
+            raise Refused(f"chunk is stamped {ahead:.3f} s in the future, limit {config.future_s:g} s")
+        if now_ns >= chunk.end_ns:
+            late = (now_ns - chunk.end_ns) / NANOSECONDS
+            raise Refused(f"chunk ended {late:.3f} s ago: every step has passed")
+        if self._join and self._join.chunk.stamp_ns >= chunk.stamp_ns and now_ns < self._join.chunk.end_ns:
+            raise Refused("chunk is not newer than the one being followed")
+        stale = self._stale(now_ns)
+        if stale:
+            raise Refused(stale)
+        start = self._command if self._command is not None else self._measured[1]
+        self._join = Join.enter(chunk, start, now_ns, config.join_s)
+
+    def tick(self, now_ns: int) -> Command | None:
+        """The command at `now_ns`, once per period; None, that is silence, before the first chunk was accepted."""
+        reason = self._reason_to_hold(now_ns)
+        if reason:
+            self._holding = True
+            return Command(self._command, None, True, reason) if self._command is not None else None
+        measured = self._measured[1]
+        command = self._command if self._command is not None else measured
+        if self._holding:  # the time spent holding must not be caught up with in one leap
+            self._join = Join.enter(self._join.chunk, command, now_ns, self.config.join_s)
+        self._holding = False
+        self._command = limit(self._join.at(now_ns), command, measured, self.config.limits, self.config.period_s)
+        return Command(self._command, self._gripper_command(now_ns), False, "")
+
+    def _reason_to_hold(self, now_ns: int) -> str:
+        if self._hold_reason:
+            return self._hold_reason
+        if self._join is None:
+            return "no chunk"
+        if now_ns > self._join.chunk.end_ns:
+            return "chunk ended"
+        return self._stale(now_ns)
+
+    def _stale(self, now_ns: int) -> str:
+        if self._measured is None:
+            return "current_pose: nothing received yet"
+        age = (now_ns - self._measured[0]) / NANOSECONDS
+        if age > self.config.max_pose_age_s:
+            return f"current_pose: {age:.3f} s old, limit {self.config.max_pose_age_s:g} s"
+        return ""
+
+    def _gripper_command(self, now_ns: int) -> float | None:
+        limits = self.config.limits
+        opening = float(np.clip(gripper_at(self._join.chunk, now_ns), limits.gripper_min, limits.gripper_max))
+        sent = self.config.gripper.command(opening, self._gripper)
+        if sent is not None:
+            self._gripper = float(np.clip(sent, limits.gripper_min, limits.gripper_max))
+            return self._gripper
+        return None

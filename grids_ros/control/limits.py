@@ -1,0 +1,80 @@
+"""What the arm may be told, whatever the policy says. A limit of 0.0 is a limit like any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from grids_ros.datatypes import Pose
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on the commanded tool pose and gripper opening.
+
+    workspace_min, workspace_max: corners of the box that the tool stays in, (x, y, z) [m], base frame.
+    linear_speed [m/s], angular_speed [rad/s]: of the command, from tick to tick.
+    lead_translation [m], lead_rotation [rad]: how far the command may run ahead of the measured pose; with an
+    impedance controller this bounds the force.
+    gripper_min, gripper_max: opening between the fingers [m].
+    Raises ValueError for a negative or non-finite bound, or a minimum above its maximum.
+    """
+
+    workspace_min: tuple[float, float, float]
+    workspace_max: tuple[float, float, float]
+    linear_speed: float
+    angular_speed: float
+    lead_translation: float
+    lead_rotation: float
+    gripper_min: float
+    gripper_max: float
+
+    def __post_init__(self):
+        for name in ("linear_speed", "angular_speed", "lead_translation", "lead_rotation", "gripper_min", "gripper_max"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} is {value}, expected a finite value of at least 0")
+        for name in ("workspace_min", "workspace_max"):
+            corner = getattr(self, name)
+            if len(corner) != 3 or not np.isfinite(corner).all():
+                raise ValueError(f"{name} is {corner}, expected three finite values (x, y, z) [m]")
+        if (np.asarray(self.workspace_min) > np.asarray(self.workspace_max)).any():
+            raise ValueError(f"workspace_min {self.workspace_min} lies above workspace_max {self.workspace_max}")
+        if self.gripper_min > self.gripper_max:
+            raise ValueError(f"gripper_min {self.gripper_min} is above gripper_max {self.gripper_max}")
+
+
+def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
+    """From `start` toward `goal`, at most `distance` [m] and at most `angle` [rad] away from `start`.
+
+    The quaternion lies in the same hemisphere as that of `start`, so that no component flips sign.
+    """
+    step = goal.position - start.position
+    length = float(np.linalg.norm(step))
+    position = goal.position if length <= distance else start.position + step * (distance / length)
+    origin = Rotation.from_quat(start.quaternion)
+    turn = (Rotation.from_quat(goal.quaternion) * origin.inv()).as_rotvec()
+    size = float(np.linalg.norm(turn))
+    if size > angle:
+        quaternion = (Rotation.from_rotvec(turn * (angle / size)) * origin).as_quat()
+    else:
+        quaternion = goal.quaternion
+    if np.dot(quaternion, start.quaternion) < 0.0:
+        quaternion = -quaternion
+    return Pose(position, quaternion)
+
+
+def limit(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> Pose:
+    """The next command: toward `goal`, from the last `command`, within all limits.
+
+    The box and the ball around the measured pose bound where the command may go; the speed bounds come last, so
+    that they hold whatever happens: an arm that is pushed, or found outside its box, is led back at limited speed.
+    Both sets are convex, so a command inside them stays inside.
+    """
+    goal = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
+    boxed = np.clip(goal.position, limits.workspace_min, limits.workspace_max)
+    return toward(
+        command, Pose(boxed, goal.quaternion), limits.linear_speed * period_s, limits.angular_speed * period_s
+    )

@@ -1,0 +1,69 @@
+"""An action chunk as a function of time, and the joint between two of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+
+
+def pose_at(chunk: ActionChunk, now_ns: int) -> Pose:
+    """The tool pose that the chunk asks for at `now_ns`: linear in position, slerp in rotation.
+
+    Steps whose time has passed take part only as the start of the segment being travelled. Before the first step
+    the first pose is returned, after the last one the last.
+    """
+    seconds = (now_ns - chunk.stamp_ns) / NANOSECONDS
+    times = chunk.times
+    after = int(np.searchsorted(times, seconds))
+    if after == 0 or after == len(times):
+        i = min(after, len(times) - 1)
+        return Pose(chunk.positions[i], chunk.quaternions[i])
+    before = after - 1
+    fraction = (seconds - times[before]) / (times[after] - times[before])
+    position = chunk.positions[before] + fraction * (chunk.positions[after] - chunk.positions[before])
+    start, end = Rotation.from_quat(chunk.quaternions[before]), Rotation.from_quat(chunk.quaternions[after])
+    turn = Rotation.from_rotvec(fraction * (end * start.inv()).as_rotvec())
+    return Pose(position, (turn * start).as_quat())
+
+
+def gripper_at(chunk: ActionChunk, now_ns: int) -> float:
+    """The gripper opening [m] of the step being travelled to: openings are decisions, not interpolated."""
+    seconds = (now_ns - chunk.stamp_ns) / NANOSECONDS
+    return float(chunk.gripper[min(int(np.searchsorted(chunk.times, seconds)), len(chunk) - 1)])
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """A chunk entered from where the command was, so that the command never steps when chunks change.
+
+    What separates the command from the chunk at `start_ns` fades to nothing over `duration_s`, with zero slope at
+    both ends. translation: (3,) [m]; rotation: rotation vector (3,) [rad]; both in base axes.
+    """
+
+    chunk: ActionChunk
+    start_ns: int
+    duration_s: float
+    translation: np.ndarray
+    rotation: np.ndarray
+
+    @classmethod
+    def enter(cls, chunk: ActionChunk, command: Pose, now_ns: int, duration_s: float) -> Join:
+        """Join `chunk` at `now_ns`, when the arm was last told `command`."""
+        target = pose_at(chunk, now_ns)
+        turn = Rotation.from_quat(command.quaternion) * Rotation.from_quat(target.quaternion).inv()
+        return cls(chunk, now_ns, duration_s, command.position - target.position, turn.as_rotvec())
+
+    def at(self, now_ns: int) -> Pose:
+        """The joined pose at `now_ns`, at or after `start_ns`."""
+        target = pose_at(self.chunk, now_ns)
+        elapsed = (now_ns - self.start_ns) / NANOSECONDS
+        if elapsed >= self.duration_s:
+            return target
+        progress = elapsed / self.duration_s
+        left = 1.0 - progress * progress * (3.0 - 2.0 * progress)
+        rotation = Rotation.from_rotvec(left * self.rotation) * Rotation.from_quat(target.quaternion)
+        return Pose(target.position + left * self.translation, rotation.as_quat())
