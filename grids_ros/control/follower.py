@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from grids_ros.control.gripper import GripperHysteresis
 from grids_ros.control.limits import Limits, limit
 from grids_ros.control.timeline import Join, gripper_at
@@ -71,6 +69,7 @@ class Follower:
         self._holding = True
         self._hold_reason = ""
         self._released_ns: int | None = None
+        self._now_ns = 0
 
     @property
     def chunk(self) -> ActionChunk | None:
@@ -99,6 +98,7 @@ class Follower:
 
     def accept(self, chunk: ActionChunk, now_ns: int) -> None:
         """Follow `chunk` from now on. Raises Refused; what was being followed then goes on."""
+        self._watch_clock(now_ns)
         config = self.config
         if self._hold_reason:
             raise Refused(f"holding: {self._hold_reason}")
@@ -120,6 +120,7 @@ class Follower:
 
     def tick(self, now_ns: int) -> Command | None:
         """The command at `now_ns`, once per period; None, that is silence, before the first chunk was accepted."""
+        self._watch_clock(now_ns)
         reason = self._reason_to_hold(now_ns)
         if reason:
             self._holding = True
@@ -147,13 +148,18 @@ class Follower:
         age = (now_ns - self._measured[0]) / NANOSECONDS
         if age > self.config.max_pose_age_s:
             return f"current_pose: {age:.3f} s old, limit {self.config.max_pose_age_s:g} s"
+        if -age > self.config.future_s:
+            return f"current_pose: stamped {-age:.3f} s in the future, limit {self.config.future_s:g} s"
         return ""
 
     def _gripper_command(self, now_ns: int) -> float | None:
-        limits = self.config.limits
-        opening = float(np.clip(gripper_at(self._join.chunk, now_ns), limits.gripper_min, limits.gripper_max))
-        sent = self.config.gripper.command(opening, self._gripper)
+        sent = self.config.gripper.command(gripper_at(self._join.chunk, now_ns), self._gripper)
         if sent is not None:
-            self._gripper = float(np.clip(sent, limits.gripper_min, limits.gripper_max))
-            return self._gripper
-        return None
+            self._gripper = sent
+        return sent
+
+    def _watch_clock(self, now_ns: int) -> None:
+        """A clock that went back (a looped bag, a restarted simulation) leaves every earlier stamp without meaning."""
+        if now_ns < self._now_ns - self.config.future_s * NANOSECONDS:
+            self._join = self._measured = self._released_ns = None
+        self._now_ns = now_ns

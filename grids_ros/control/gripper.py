@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class GripperHysteresis:
     """Below `close_below` [m] the gripper is told `closed` [m], above `open_above` [m] it is told `open` [m].
 
-    In between, nothing changes. Raises ValueError unless closed <= close_below < open_above <= open.
+    In between, nothing changes. Nothing outside [closed, open] is ever sent, whatever the policy asks for.
+    Raises ValueError unless 0 <= closed <= close_below < open_above <= open.
     """
 
     closed: float
@@ -22,9 +23,9 @@ class GripperHysteresis:
     open: float
 
     def __post_init__(self):
-        if not self.closed <= self.close_below < self.open_above <= self.open:
+        if not 0.0 <= self.closed <= self.close_below < self.open_above <= self.open:
             raise ValueError(
-                f"gripper thresholds must satisfy closed <= close_below < open_above <= open, "
+                f"gripper thresholds must satisfy 0 <= closed <= close_below < open_above <= open, "
                 f"got {self.closed} <= {self.close_below} < {self.open_above} <= {self.open}"
             )
 

@@ -12,13 +12,12 @@ from grids_ros.datatypes import Pose
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on the commanded tool pose and gripper opening.
+    """Bounds on the commanded tool pose.
 
     workspace_min, workspace_max: corners of the box that the tool stays in, (x, y, z) [m], base frame.
     linear_speed [m/s], angular_speed [rad/s]: of the command, from tick to tick.
     lead_translation [m], lead_rotation [rad]: how far the command may run ahead of the measured pose; with an
     impedance controller this bounds the force.
-    gripper_min, gripper_max: opening between the fingers [m].
     Raises ValueError for a negative or non-finite bound, or a minimum above its maximum.
     """
 
@@ -28,11 +27,9 @@ class Limits:
     angular_speed: float
     lead_translation: float
     lead_rotation: float
-    gripper_min: float
-    gripper_max: float
 
     def __post_init__(self):
-        for name in ("linear_speed", "angular_speed", "lead_translation", "lead_rotation", "gripper_min", "gripper_max"):
+        for name in ("linear_speed", "angular_speed", "lead_translation", "lead_rotation"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} is {value}, expected a finite value of at least 0")
@@ -42,8 +39,6 @@ class Limits:
                 raise ValueError(f"{name} is {corner}, expected three finite values (x, y, z) [m]")
         if (np.asarray(self.workspace_min) > np.asarray(self.workspace_max)).any():
             raise ValueError(f"workspace_min {self.workspace_min} lies above workspace_max {self.workspace_max}")
-        if self.gripper_min > self.gripper_max:
-            raise ValueError(f"gripper_min {self.gripper_min} is above gripper_max {self.gripper_max}")
 
 
 def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
