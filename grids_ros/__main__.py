@@ -1,0 +1,81 @@
+"""python -m grids_ros demo | sim | record | train | evaluate: each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+SUMMARIES = {
+    "demo": "the simulated arm, the policy and the follower as three processes; leaves out/demo/ (make demo)",
+    "sim": "only the simulated arm, as a ROS 2 node; takes --ros-args",
+    "record": "scripted demonstrations as rosbag2",
+    "train": "a policy from bags",
+    "evaluate": "a checkpoint in closed loop, without ROS",
+}
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Needs rclpy."""
+    import argparse
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(prog="python -m grids_ros demo", description=SUMMARIES["demo"])
+    parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=6, help="how many (default: %(default)s, two for each colour)")
+    parser.add_argument("--seed", type=int, default=10_000, help="of the first scene (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.episodes < 1:
+        parser.error(f"--episodes is {options.episodes}, expected 1 or more")
+    from grids_ros.demo.run import run
+
+    return run(options.checkpoint, options.episodes, options.seed, options.out)
+
+
+def sim(arguments: Sequence[str]) -> int:
+    """Needs rclpy."""
+    from grids_ros.ros.sim_node import main
+
+    return main([sys.argv[0], *arguments])
+
+
+def record(arguments: Sequence[str]) -> int:
+    from grids_ros.data.record import main
+
+    return main(arguments)
+
+
+def train(arguments: Sequence[str]) -> int:
+    from grids_ros.train.__main__ import main
+
+    return main(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    from grids_ros.evaluate.__main__ import main
+
+    return main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    command.__name__: command for command in (demo, sim, record, train, evaluate)
+}
+
+
+def main() -> int:
+    """Entry point."""
+    usage = "usage: python -m grids_ros COMMAND ...\n\n"
+    usage += "\n".join(f"  {name:<10} {text}" for name, text in SUMMARIES.items())
+    usage += "\n\nEach says more with --help."
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(usage)
+        return 0
+    name, *arguments = sys.argv[1:]
+    if name not in COMMANDS:
+        print(f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}\n\n{usage}", file=sys.stderr)
+        return 2
+    return COMMANDS[name](arguments) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""What the topics say about a run: success, rates, ages, latencies, holds. No ROS: it is fed with plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grids_ros.datatypes import NANOSECONDS
+
+LIFTED_M = 0.05  # how far a cube must be above where it rested
+HELD_S = 0.5  # and for how long
+LIVE_S = 1.0  # over which the live control rate is counted
+
+
+class Judge:
+    """Whether the named cube was lifted and held, from the heights of all cubes over time."""
+
+    def __init__(self, colour: str):
+        """colour: of the named cube."""
+        self.colour = colour
+        self.lifted_ns: int | None = None  # when it had been held long enough
+        self.wrong: str = ""  # the first other cube that was raised
+        self._rest: Mapping[str, float] | None = None
+        self._raised_ns: int | None = None
+
+    def see(self, stamp_ns: int, heights: Mapping[str, float]) -> None:
+        """heights: z of each cube's centre [m]; the first call says where they rest."""
+        if self._rest is None:
+            self._rest = dict(heights)
+        raised = [colour for colour, z in heights.items() if z - self._rest[colour] >= LIFTED_M]
+        if not self.wrong:
+            self.wrong = next((colour for colour in raised if colour != self.colour), "")
+        if self.colour not in raised:
+            self._raised_ns = None
+        elif self._raised_ns is None:
+            self._raised_ns = stamp_ns
+        elif self.lifted_ns is None and stamp_ns - self._raised_ns >= HELD_S * NANOSECONDS:
+            self.lifted_ns = stamp_ns
+
+
+@dataclass
+class Episode:
+    """One episode as it goes; stamps in the nodes' clock [ns]."""
+
+    number: int
+    seed: int
+    instruction: str
+    judge: Judge
+    started_ns: int
+    ended_ns: int = 0
+    chunks: int = 0
+    holds: list[str] = field(default_factory=list)  # the reason of each
+    periods_ms: list[float] = field(default_factory=list)  # between two target_pose, by their stamps
+    chunk_ages_ms: list[float] = field(default_factory=list)  # at each target_pose, of the chunk it came from
+
+    def row(self) -> dict[str, object]:
+        """For summary.json."""
+        lifted = self.judge.lifted_ns
+        return {
+            "episode": self.number,
+            "seed": self.seed,
+            "instruction": self.instruction,
+            "success": lifted is not None,
+            "time_to_success_s": round((lifted - self.started_ns) / NANOSECONDS, 2) if lifted is not None else None,
+            "wrong_object": self.judge.wrong,
+            "duration_s": round((self.ended_ns - self.started_ns) / NANOSECONDS, 2),
+            "chunks": self.chunks,
+            "holds": self.holds,
+            "control_rate_hz": control_rate(self.periods_ms),
+            "chunk_age_ms": percentiles(self.chunk_ages_ms),
+        }
+
+
+class Monitor:
+    """Keeps the episodes. Messages between two episodes count for neither."""
+
+    def __init__(self):
+        self.episodes: list[Episode] = []
+        self.status: dict[str, tuple[int, str, Mapping[str, str]]] = {}  # node to level, message, values
+        self._inference: list[tuple[float, float]] = []  # p50 and p99 as reported, one pair per message
+        self._open: Episode | None = None
+        self._target_ns: int | None = None
+        self._targets: list[int] = []
+        self._chunk: tuple[int, int] | None = None
+        self._following = False
+        self._last: dict[str, tuple[int, str, Mapping[str, str]]] = {}  # status as the last episode ended
+
+    def begin(self, episode: Episode) -> None:
+        """From here on everything counts for this episode."""
+        self.episodes.append(episode)
+        self._open, self._target_ns, self._chunk, self._following = episode, None, None, False
+
+    def end(self, now_ns: int) -> None:
+        """The episode is over."""
+        self._open.ended_ns = now_ns
+        self._open = None
+        self._last = dict(self.status)
+
+    def target(self, stamp_ns: int) -> None:
+        """A target_pose was published at this instant."""
+        self._targets = [old for old in self._targets if old > stamp_ns - LIVE_S * NANOSECONDS] + [stamp_ns]
+        if self._open is None:
+            return
+        if self._target_ns is not None:
+            self._open.periods_ms.append((stamp_ns - self._target_ns) / 1e6)
+        self._target_ns = stamp_ns
+        if self._chunk is not None and stamp_ns <= self._chunk[1]:
+            self._open.chunk_ages_ms.append((stamp_ns - self._chunk[0]) / 1e6)
+
+    def chunk(self, stamp_ns: int, end_ns: int) -> None:
+        """An action chunk came: when its observation was made, and when its last step is due."""
+        self._chunk = (stamp_ns, end_ns)
+        if self._open is not None and stamp_ns >= self._open.started_ns:
+            self._open.chunks += 1
+
+    def objects(self, stamp_ns: int, heights: Mapping[str, float]) -> None:
+        """Where the cubes are."""
+        if self._open is not None and stamp_ns >= self._open.started_ns:
+            self._open.judge.see(stamp_ns, heights)
+
+    def diagnostics(self, node: str, level: int, message: str, values: Mapping[str, str]) -> None:
+        """A node's status, by its name without the namespace."""
+        self.status[node] = (level, message, values)
+        if "inference_ms_p50" in values:
+            self._inference.append((float(values["inference_ms_p50"]), float(values["inference_ms_p99"])))
+        if node == "grids_follower" and self._open is not None:
+            if level == 0:
+                self._following = True
+            elif self._following:  # it followed a chunk and holds now
+                self._following = False
+                self._open.holds.append(message)
+
+    @property
+    def live_rate_hz(self) -> float:
+        """target_pose per second, of late."""
+        return len(self._targets) / LIVE_S
+
+    def value(self, node: str, key: str, default: str = "") -> str:
+        """A value from a node's last diagnostics."""
+        return self.status[node][2].get(key, default) if node in self.status else default
+
+    def summary(self) -> dict[str, object]:
+        """The figures of the whole run; see README.md for what each means."""
+        rows = [episode.row() for episode in self.episodes]
+        periods = [period for episode in self.episodes for period in episode.periods_ms]
+        ages = [age for episode in self.episodes for age in episode.chunk_ages_ms]
+        p50 = float(np.median([pair[0] for pair in self._inference])) if self._inference else None
+        p99 = max(pair[1] for pair in self._inference) if self._inference else None
+        policy = self._last["grids_policy"][2] if "grids_policy" in self._last else {}
+        return {
+            "episodes": len(rows),
+            "successes": sum(row["success"] for row in rows),
+            "wrong_objects": sum(bool(row["wrong_object"]) for row in rows),
+            "control_rate_hz": control_rate(periods),
+            "target_period_ms": percentiles(periods),
+            "inference_ms": {"p50": p50, "p99": p99},
+            "chunk_age_ms": percentiles(ages),
+            "deadline_misses": int(policy.get("deadline_misses", "0")),
+            "tokens_per_camera": _number(policy.get("tokens_per_camera", "")),
+            "chunks": sum(row["chunks"] for row in rows),
+            "holds": sum(len(row["holds"]) for row in rows),
+            "rows": rows,
+        }
+
+
+def percentiles(samples: Sequence[float]) -> dict[str, float | None]:
+    """p50 and p99; None without samples."""
+    if not samples:
+        return {"p50": None, "p99": None}
+    middle, high = np.percentile(samples, (50, 99))
+    return {"p50": round(float(middle), 3), "p99": round(float(high), 3)}
+
+
+def control_rate(periods_ms: Sequence[float]) -> dict[str, float | None]:
+    """mean: targets over time. p1: what all but the slowest hundredth of the periods kept."""
+    if not periods_ms:
+        return {"mean": None, "p1": None}
+    return {
+        "mean": round(1e3 / float(np.mean(periods_ms)), 2),
+        "p1": round(1e3 / float(np.percentile(periods_ms, 99)), 2),
+    }
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text

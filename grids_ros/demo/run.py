@@ -1,0 +1,225 @@
+"""The demo itself: bring everything up, run the episodes, take everything down, write what was seen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lifecycle_msgs.msg import Transition
+from rosbags.rosbag2.errors import WriterError
+
+from grids_ros.demo import film
+from grids_ros.demo.conductor import COLOURS, CONFIGURE_S, Conductor, DemoError
+from grids_ros.demo.monitor import Episode, Judge, Monitor
+from grids_ros.demo.processes import ProcessDied, Processes
+from grids_ros.demo.recorder import CAMERAS, Recorder
+
+EPISODE_S = 20.0  # an episode without success ends here
+LINGER_S = 1.0  # how long the lifted cube is shown
+PACKAGES = ("numpy", "torch", "transformers", "mujoco", "mink", "ros-rclpy", "rosbags")
+
+
+class Line:
+    """One line that is written over again on a terminal; elsewhere a line every few seconds."""
+
+    def __init__(self):
+        self._terminal = sys.stdout.isatty()
+        self._period_s = 0.2 if self._terminal else 5.0
+        self._next = 0.0
+
+    def show(self, text: Callable[[], str]) -> None:
+        """If it is time for it."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._period_s
+            print(f"\r\033[K{text()}" if self._terminal else text(), end="" if self._terminal else "\n", flush=True)
+
+    def done(self, text: str) -> None:
+        """The last word on this line."""
+        print(f"\r\033[K{text}" if self._terminal else text, flush=True)
+
+
+def run(checkpoint: Path, episodes: int, seed: int, out: Path) -> int:
+    """The demo; its exit code: 0 when every process came up, actions flowed and all shut down cleanly."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not checkpoint.is_dir():
+        print(f"demo: there is no checkpoint folder {checkpoint}", file=sys.stderr)
+        return 2
+    bag = out / "bag"
+    shutil.rmtree(bag, ignore_errors=True)
+    for name in ("summary.json", "demo.mp4", "contact_sheet.png"):
+        (out / name).unlink(missing_ok=True)
+    monitor = Monitor()
+    problems: list[str] = []
+    try:
+        with Processes(out / "logs") as processes:
+            try:
+                perform(processes, monitor, checkpoint, episodes, seed, bag)
+            finally:
+                print("Ending the processes", flush=True)
+                problems += processes.stop()
+    except (DemoError, ProcessDied, WriterError) as error:
+        problems.append(str(error))
+    except KeyboardInterrupt:
+        problems.append("interrupted")
+    problems += [f"episode {e.number}: no actions came" for e in monitor.episodes if not e.chunks or not e.periods_ms]
+    if monitor.episodes and monitor.episodes[-1].ended_ns:
+        report(monitor, checkpoint, out, problems)
+    for problem in problems:
+        print(f"demo failed: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: int, seed: int, bag: Path) -> None:
+    """From the first process to the shutdown of the nodes. Raises DemoError, ProcessDied."""
+    parameters = {
+        "sim": {"seed": seed},
+        "policy": {"checkpoint": checkpoint, "threads": 1},
+        "follower": {},
+    }
+    print(f"Starting three processes; their logs are in {bag.parent / 'logs'}", flush=True)
+    for name, values in parameters.items():
+        overrides = itertools.chain.from_iterable(("-p", f"{key}:={value}") for key, value in values.items())
+        processes.start(name, [sys.executable, "-m", f"grids_ros.ros.{name}_node", "--ros-args", *overrides])
+    with Conductor(processes, monitor) as conductor, Recorder(conductor.node, bag) as recorder:
+        conductor.recorder = recorder
+        bring_up(conductor, checkpoint)
+        for number in range(1, episodes + 1):
+            if number > 1:
+                seed = renew(conductor)
+            play(conductor, monitor, number, episodes, seed)
+        for node in ("policy", "follower"):
+            conductor.change_state(node, Transition.TRANSITION_DEACTIVATE)
+            conductor.change_state(node, Transition.TRANSITION_CLEANUP)
+            conductor.change_state(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+
+
+def bring_up(conductor: Conductor, checkpoint: Path) -> None:
+    """Until both lifecycle nodes are active and the arm publishes."""
+    started = time.monotonic()
+
+    def done(text: str) -> None:
+        print(f"  {time.monotonic() - started:5.1f} s  {text}", flush=True)
+
+    wanted = {f"camera/{name}/image_raw" for name in CAMERAS} | {"current_pose", "joint_states", "object_poses"}
+    if not conductor.wait(lambda: wanted <= conductor.seen, CONFIGURE_S):
+        raise DemoError(f"the simulated arm does not publish {', '.join(sorted(wanted - conductor.seen))}")
+    done("the simulated arm publishes its cameras and its pose")
+    conductor.wait_for_node("follower")
+    conductor.change_state("follower", Transition.TRANSITION_CONFIGURE)
+    conductor.change_state("follower", Transition.TRANSITION_ACTIVATE)
+    done("the follower is active")
+    conductor.wait_for_node("policy")
+    conductor.change_state("policy", Transition.TRANSITION_CONFIGURE, CONFIGURE_S)
+    done(f"the policy has loaded {checkpoint} and warmed up")
+    conductor.change_state("policy", Transition.TRANSITION_ACTIVATE)
+    done("the policy is active")
+
+
+def renew(conductor: Conductor) -> int:
+    """A new scene, its seed. An active follower would pull the arm back to where it held it in the old one."""
+    conductor.change_state("follower", Transition.TRANSITION_DEACTIVATE)
+    seed = conductor.reset()
+    conductor.change_state("follower", Transition.TRANSITION_ACTIVATE)
+    conductor.rest(0.3)
+    return seed
+
+
+def play(conductor: Conductor, monitor: Monitor, number: int, episodes: int, seed: int) -> None:
+    """One episode: say what to do, watch, say that it is over."""
+    colour = COLOURS[(number - 1) % len(COLOURS)]
+    episode = Episode(number, seed, f"lift the {colour} cube", Judge(colour), conductor.now_ns)
+    monitor.begin(episode)
+    conductor.say(episode.instruction)
+    line, started = Line(), time.monotonic()
+    while time.monotonic() - started < EPISODE_S and episode.judge.lifted_ns is None:
+        conductor.turn()
+        line.show(lambda: progress(monitor, episode, episodes))
+    conductor.rest(LINGER_S)
+    monitor.end(conductor.now_ns)
+    conductor.say("")
+    row = episode.row()
+    verdict = f"lifted after {row['time_to_success_s']:.1f} s" if row["success"] else "not lifted"
+    wrong = f", {row['wrong_object']} was lifted instead or as well" if row["wrong_object"] else ""
+    line.done(f"{progress(monitor, episode, episodes)} | {verdict}{wrong}")
+
+
+def progress(monitor: Monitor, episode: Episode, episodes: int) -> str:
+    """The live line."""
+    inference = monitor.value("grids_policy", "inference_ms_p50", "-")
+    tokens = monitor.value("grids_policy", "tokens_per_camera", "-")
+    return (
+        f"episode {episode.number}/{episodes}  {episode.instruction:<20} | control {monitor.live_rate_hz:5.1f} Hz"
+        f" | inference {inference} ms | {tokens} tokens per camera | holds {len(episode.holds)}"
+    )
+
+
+def report(monitor: Monitor, checkpoint: Path, out: Path, problems: list[str]) -> None:
+    """Write summary.json, the video and the contact sheet; print the table."""
+    summary = {**monitor.summary(), "checkpoint": str(checkpoint), "problems": problems, "host": host()}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print("Drawing the video and the contact sheet", flush=True)
+    scenes = [
+        film.Scene(e.number, e.instruction, e.started_ns, e.ended_ns, e.judge.lifted_ns, wrong_words(e.judge.wrong))
+        for e in monitor.episodes
+        if e.ended_ns
+    ]
+    if not film.make(out / "bag", scenes, CAMERAS, out / "demo.mp4", out / "contact_sheet.png"):
+        problems.append("no overlay images came: there is no video")
+    print(table(summary))
+    print(f"In {out}: summary.json, demo.mp4, contact_sheet.png, bag/, logs/")
+
+
+def wrong_words(colour: str) -> str:
+    return f"{colour} was" if colour else ""
+
+
+def table(summary: Mapping) -> str:
+    """For the terminal."""
+
+    def pair(key: str, unit: str) -> str:
+        values = summary[key]
+        return ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in values.items()) + unit
+
+    rows = (
+        ("lifted", f"{summary['successes']} of {summary['episodes']}; wrong cube {summary['wrong_objects']}"),
+        ("control rate", pair("control_rate_hz", " Hz")),
+        ("target_pose period", pair("target_period_ms", " ms")),
+        ("inference", pair("inference_ms", " ms")),
+        ("age of the chunk in use", pair("chunk_age_ms", " ms")),
+        ("deadline misses", f"{summary['deadline_misses']} of {summary['chunks']} chunks"),
+        ("tokens per camera", summary["tokens_per_camera"]),
+        ("holds while moving", summary["holds"]),
+    )
+    return "\n".join(f"  {name:<24} {value}" for name, value in rows)
+
+
+def host() -> dict[str, object]:
+    """What the figures were measured on."""
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores_used": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # rclpy of a ROS 2 installation is no Python distribution
+        return "not from a wheel"
