@@ -1,0 +1,161 @@
+"""ROS messages to datatypes and back. Everything that is wrong with a message is a ValueError that says so."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point, PoseStamped, Quaternion, Transform, Vector3
+from geometry_msgs.msg import Pose as PoseMessage
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Header
+from trajectory_msgs.msg import (
+    JointTrajectory,
+    JointTrajectoryPoint,
+    MultiDOFJointTrajectory,
+    MultiDOFJointTrajectoryPoint,
+)
+
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+
+GRIPPER_JOINT = "gripper_opening"  # the one joint of gripper_chunk: opening between the fingers [m]
+
+
+def to_ns(stamp: Time) -> int:
+    """A stamp or a duration in nanoseconds."""
+    return stamp.sec * NANOSECONDS + stamp.nanosec
+
+
+def to_stamp(stamp_ns: int) -> Time:
+    """Nanoseconds as a stamp. Raises ValueError for a time that the message cannot hold."""
+    sec, nanosec = divmod(stamp_ns, NANOSECONDS)
+    if not 0 <= sec < 2**31:
+        raise ValueError(f"{stamp_ns} ns is not a ROS time: 0 to 2^31 seconds")
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def check_frame(name: str, header: Header, frame: str) -> None:
+    """Raises ValueError when the message is not in `frame`."""
+    if header.frame_id != frame:
+        raise ValueError(f"{name} is in frame {header.frame_id!r}, expected {frame!r}")
+
+
+def to_pose(message: PoseStamped, frame: str, name: str) -> Pose:
+    """A measured or wanted pose. Raises ValueError for another frame, NaN, or an unnormalised quaternion."""
+    check_frame(name, message.header, frame)
+    p, q = message.pose.position, message.pose.orientation
+    try:
+        return Pose((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def from_pose(pose: Pose) -> PoseMessage:
+    """A pose as geometry_msgs/Pose."""
+    return PoseMessage(position=_point(pose.position), orientation=_quaternion(pose.quaternion))
+
+
+def from_pose_stamped(pose: Pose, frame: str, stamp_ns: int) -> PoseStamped:
+    """A pose of the tool in `frame`."""
+    return PoseStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=frame), pose=from_pose(pose))
+
+
+def to_opening(message: JointState, fingers: tuple[str, ...]) -> float | None:
+    """The opening between the fingers [m]: the sum over `fingers`, in which a name may stand twice.
+
+    None when the message knows none of them (an arm's own joint states). Raises ValueError when it knows only
+    some, has no position for one, or has NaN.
+    """
+    known = [name for name in fingers if name in message.name]
+    if not known:
+        return None
+    missing = sorted(set(fingers) - set(known))
+    if missing:
+        raise ValueError(f"joint_states lacks {missing}, has {list(message.name)}")
+    if len(message.position) != len(message.name):
+        raise ValueError(f"joint_states has {len(message.name)} names and {len(message.position)} positions")
+    opening = float(sum(message.position[message.name.index(name)] for name in fingers))
+    if not np.isfinite(opening):
+        raise ValueError("joint_states: a finger position is NaN or infinite")
+    return opening
+
+
+def from_chunk(chunk: ActionChunk, base: str, tool: str) -> tuple[MultiDOFJointTrajectory, JointTrajectory]:
+    """`action_chunk` and `gripper_chunk`, with the same stamp and the same times."""
+    header = Header(stamp=to_stamp(chunk.stamp_ns), frame_id=base)
+    poses = MultiDOFJointTrajectory(header=header, joint_names=[tool])
+    gripper = JointTrajectory(header=Header(stamp=header.stamp, frame_id=base), joint_names=[GRIPPER_JOINT])
+    for seconds, position, quaternion, opening in zip(
+        chunk.times, chunk.positions, chunk.quaternions, chunk.gripper, strict=True
+    ):
+        due = _duration(seconds)
+        transform = Transform(translation=Vector3(**_xyz(position)), rotation=_quaternion(quaternion))
+        poses.points.append(MultiDOFJointTrajectoryPoint(transforms=[transform], time_from_start=due))
+        gripper.points.append(JointTrajectoryPoint(positions=[float(opening)], time_from_start=due))
+    return poses, gripper
+
+
+def to_chunk(poses: MultiDOFJointTrajectory, gripper: JointTrajectory, base: str, tool: str) -> ActionChunk:
+    """The pair of messages as a chunk.
+
+    Raises ValueError for another frame, other joints, points that do not agree, and everything that
+    ActionChunk refuses (NaN, unnormalised quaternions, unordered times, no step).
+    """
+    check_frame("action_chunk", poses.header, base)
+    if list(poses.joint_names) != [tool]:
+        raise ValueError(f"action_chunk is for joints {list(poses.joint_names)}, expected [{tool!r}]")
+    if list(gripper.joint_names) != [GRIPPER_JOINT]:
+        raise ValueError(f"gripper_chunk is for joints {list(gripper.joint_names)}, expected [{GRIPPER_JOINT!r}]")
+    if any(len(point.transforms) != 1 for point in poses.points):
+        raise ValueError("action_chunk needs exactly one transform per point")
+    if any(len(point.positions) != 1 for point in gripper.points):
+        raise ValueError("gripper_chunk needs exactly one position per point")
+    times = [to_ns(point.time_from_start) for point in poses.points]
+    if times != [to_ns(point.time_from_start) for point in gripper.points]:
+        raise ValueError("action_chunk and gripper_chunk do not have the same time_from_start")
+    transforms = [point.transforms[0] for point in poses.points]
+    translations, rotations = [t.translation for t in transforms], [t.rotation for t in transforms]
+    return ActionChunk(
+        stamp_ns=to_ns(poses.header.stamp),
+        times=np.array(times, dtype=np.float64) / NANOSECONDS,
+        positions=np.array([(v.x, v.y, v.z) for v in translations], dtype=np.float64).reshape(-1, 3),
+        quaternions=np.array([(q.x, q.y, q.z, q.w) for q in rotations], dtype=np.float64).reshape(-1, 4),
+        gripper=np.array([point.positions[0] for point in gripper.points], dtype=np.float64),
+    )
+
+
+def from_rgb(image: np.ndarray, frame: str, stamp_ns: int) -> Image:
+    """uint8 RGB, shape (H, W, 3), as an `rgb8` image."""
+    height, width = image.shape[:2]
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    message.header = Header(stamp=to_stamp(stamp_ns), frame_id=frame)
+    message.data = array.array("B", image.tobytes())  # any other type is checked byte by byte
+    return message
+
+
+def from_intrinsics(matrix: np.ndarray, height: int, width: int, frame: str) -> CameraInfo:
+    """CameraInfo, still without its stamp, of an undistorted camera with `matrix` K, shape (3, 3) [px]."""
+    info = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5)
+    info.header.frame_id = frame
+    info.k = [float(value) for value in matrix.reshape(9)]
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [float(value) for value in np.hstack([matrix, np.zeros((3, 1))]).reshape(12)]
+    return info
+
+
+def _duration(seconds: float) -> Duration:
+    sec, nanosec = divmod(round(float(seconds) * NANOSECONDS), NANOSECONDS)
+    return Duration(sec=sec, nanosec=nanosec)
+
+
+def _xyz(vector: np.ndarray) -> dict[str, float]:
+    return {axis: float(value) for axis, value in zip("xyz", vector, strict=True)}
+
+
+def _point(position: np.ndarray) -> Point:
+    return Point(**_xyz(position))
+
+
+def _quaternion(quaternion: np.ndarray) -> Quaternion:
+    return Quaternion(**{axis: float(value) for axis, value in zip("xyzw", quaternion, strict=True)})

@@ -1,0 +1,163 @@
+"""What the two lifecycle nodes share: parameters, diagnostics, transitions that say why they failed, and `main`."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+
+from grids_ros.ros import parameters
+from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
+
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+BAD_PARAMETER, NOT_STARTED = 2, 3  # exit codes: a refused parameter; `autostart` did not reach active
+AUTOSTART_DELAY_S = 1.0  # whoever watches the transitions has been discovered by then
+_FAILURE = TransitionCallbackReturn.FAILURE
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node. Subclasses give `configure`, `activate`, `deactivate`, `cleanup` and `diagnostic_values`.
+
+    `configure` and `activate` raise ValueError or OSError for what the user can put right: the message is logged
+    as it is. Anything else is a bug and is logged with its traceback. Either way the transition fails.
+    `settings` holds the parameters as of the last configure.
+    """
+
+    def __init__(self, name: str, table: Sequence[parameters.Parameter], **options):
+        """Raises ParameterError; options go to rclpy's node."""
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
+        self._table = {parameter.name: parameter for parameter in table}
+        parameters.declare(self, table)
+        self.settings: Mapping[str, object] = {}
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.diagnostics = Diagnostics(self, self.diagnostic_values)
+        self.exit_code = 0
+        if self.get_parameter("autostart").value:
+            self._autostart = self.create_timer(AUTOSTART_DELAY_S, self._start_up, clock=STEADY)
+
+    def _start_up(self) -> None:
+        """Configure and activate, or end the process.
+
+        The node does this itself, because a request from outside is lost when its sender finds the service of a
+        process that was killed a moment ago, which DDS still announces.
+        """
+        self.destroy_timer(self._autostart)
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != TransitionCallbackReturn.SUCCESS:
+                self.exit_code = NOT_STARTED
+                self.context.try_shutdown()
+                return
+
+    def configure(self) -> None:
+        raise NotImplementedError
+
+    def activate(self) -> None:
+        raise NotImplementedError
+
+    def deactivate(self) -> None:
+        """Called when active, and only then. Must not raise."""
+        raise NotImplementedError
+
+    def cleanup(self) -> None:
+        """Give everything back. Called after a failed `configure` as well. Must not raise."""
+        raise NotImplementedError
+
+    def diagnostic_values(self) -> Mapping[str, object]:
+        raise NotImplementedError
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def transition():
+            self.settings = parameters.read(self, tuple(self._table.values()))
+            self.configure()
+
+        if self._succeeds("configure", transition):
+            self.diagnostics.update(WARN, "inactive")
+            return TransitionCallbackReturn.SUCCESS
+        self._clean()
+        return _FAILURE
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return TransitionCallbackReturn.SUCCESS if self._succeeds("activate", self.activate) else _FAILURE
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if not self._succeeds("deactivate", self.deactivate):
+            return _FAILURE
+        self.diagnostics.update(WARN, "inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if not self._succeeds("cleanup", self._clean):
+            return _FAILURE
+        self.diagnostics.update(WARN, "unconfigured")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def transition():
+            if state.label == "active":
+                self.deactivate()
+            self._clean()
+
+        succeeded = self._succeeds("shutdown", transition)
+        self.diagnostics.update(WARN, "shut down")
+        return TransitionCallbackReturn.SUCCESS if succeeded else _FAILURE
+
+    def _clean(self) -> None:
+        self.settings = {}
+        self.cleanup()
+
+    def _succeeds(self, name: str, transition: Callable[[], None]) -> bool:
+        """rclpy swallows what a transition raises: the cause is told here, or nowhere."""
+        try:
+            transition()
+        except (ValueError, OSError) as error:
+            message = f"{name} failed: {error}"
+            self.get_logger().error(message)
+        except Exception as error:  # noqa: BLE001 - the transition fails, with its cause in the log
+            message = f"{name} failed: {type(error).__name__}: {error}"
+            self.get_logger().error(f"{message}\n{traceback.format_exc()}")
+        else:
+            return True
+        self.diagnostics.update(ERROR, message)
+        return False
+
+    def _on_set_parameters(self, changes: list) -> SetParametersResult:
+        for change in changes:
+            if change.name not in self._table:
+                continue
+            if self.settings:
+                reason = f"parameter '{change.name}' is read on configure: deactivate and clean up the node first"
+                return SetParametersResult(successful=False, reason=reason)
+            try:
+                self._table[change.name].check(change.value)
+            except parameters.ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """Spin the node until the process is asked to end; the exit code. The node's `close` is called at the end."""
+    rclpy.init(args=args)
+    try:
+        node = make_node()
+    except parameters.ParameterError as error:
+        rclpy.logging.get_logger("grids_ros").fatal(str(error))
+        rclpy.try_shutdown()
+        return BAD_PARAMETER
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        executor.remove_node(node)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return getattr(node, "exit_code", 0)

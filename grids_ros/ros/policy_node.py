@@ -1,0 +1,206 @@
+"""The policy node: images and an instruction in, action chunks out at a fixed rate.
+
+Three threads of control, and what each may touch:
+- the executor's: parameters, transitions, the timer, the instruction;
+- the worker's (one inference at a time): the streams, the policy, and publishing its results;
+- `_lock` guards the little that both use: the instruction and whether the node is active.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from grids_ros import overlay
+from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
+from grids_ros.observation import NotReady
+from grids_ros.policy.preprocess import InputError
+from grids_ros.policy.runtime import Policy
+from grids_ros.ros import conversions, markers, qos
+from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
+from grids_ros.ros.inference import Worker
+from grids_ros.ros.managed import STEADY, ManagedNode, run
+from grids_ros.ros.parameters import POLICY, ParameterError
+from grids_ros.ros.streams import Streams
+
+WINDOW = 100  # inferences over which rates and latencies are reported
+
+
+class PolicyNode(ManagedNode):
+    """See the module."""
+
+    def __init__(self, **options):
+        self._lock = threading.Lock()
+        self._instruction, self._generation, self._active = "", 0, False
+        self._worker: Worker | None = None
+        self._timer = None
+        self._start_over()
+        super().__init__("grids_policy", POLICY, **options)
+
+    def _start_over(self) -> None:
+        self._deadline_misses = self._published = self._dropped = 0
+        self._last_chunk: float | None = None
+        self._latencies, self._ages, self._periods = Window(WINDOW), Window(WINDOW), Window(WINDOW)
+
+    def configure(self) -> None:
+        settings = self.settings
+        if not settings["checkpoint"]:
+            raise ParameterError("parameter 'checkpoint' is empty, expected the folder of a checkpoint")
+        if settings["threads"]:
+            import torch
+
+            torch.set_num_threads(settings["threads"])
+        started = time.perf_counter()
+        self._policy = Policy.load(
+            settings["checkpoint"],
+            device=settings["device"],
+            tokens=settings["tokens"] or None,
+            denoising_steps=settings["denoising_steps"] or None,
+        )
+        self._policy.warm_up()
+        self.get_logger().info(
+            f"{settings['checkpoint']} is ready on {settings['device']} after {time.perf_counter() - started:.1f} s: "
+            f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._policy.tokens_per_camera}"
+        )
+        self._streams = Streams(self, self._policy.cameras, settings)
+        self._chunk_publisher = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
+        self._gripper_publisher = self.create_publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
+        self._points_publisher = self.create_publisher(MarkerArray, "sampled_points", qos.COMMAND)
+        self._overlay_publishers = {
+            name: self.create_publisher(Image, f"overlay/{name}/image_raw", qos.NEWEST) for name in self._policy.cameras
+        }
+        self._heard = self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+
+    def cleanup(self) -> None:
+        kept = self.__dict__
+        publishers = [kept.pop(f"_{name}_publisher", None) for name in ("chunk", "gripper", "points")]
+        for publisher in (*publishers, *kept.pop("_overlay_publishers", {}).values()):
+            if publisher is not None:
+                self.destroy_publisher(publisher)
+        if "_heard" in kept:
+            self.destroy_subscription(kept.pop("_heard"))
+        if "_streams" in kept:
+            kept.pop("_streams").destroy()
+        kept.pop("_policy", None)
+        self._instruction = ""
+
+    def activate(self) -> None:
+        self._start_over()
+        self._worker = Worker(self._infer, "inference")
+        self._active = True
+        self._timer = self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY)
+
+    def deactivate(self) -> None:
+        self.destroy_timer(self._timer)
+        with self._lock:
+            self._active = False  # from here on nothing is published, whatever is still being computed
+        self._worker.stop()
+        self._worker = self._timer = None
+
+    def close(self) -> None:
+        """End the inference thread, for the process ends."""
+        if self._worker is not None:
+            self.deactivate()
+
+    def _on_instruction(self, message: String) -> None:
+        """The very next chunk obeys it: a chunk being computed for the last instruction is dropped."""
+        with self._lock:
+            if message.data.strip() != self._instruction:
+                self._instruction = message.data.strip()
+                self._generation += 1
+
+    def _tick(self) -> None:
+        try:
+            free = self._worker.offer()
+        except Exception as error:  # a bug, not bad input: the process ends with its traceback
+            self.diagnostics.update(ERROR, f"inference failed: {type(error).__name__}: {error}")
+            raise
+        if not free:
+            self._deadline_misses += 1
+
+    def _infer(self) -> None:
+        """One inference, in the worker's thread."""
+        with self._lock:
+            instruction, generation = self._instruction, self._generation
+        now_ns = self.get_clock().now().nanoseconds
+        try:
+            observation = self._streams.observe(instruction, now_ns)
+            started = time.perf_counter()
+            output = self._policy.infer(observation)
+            latency_s = time.perf_counter() - started
+        except (NotReady, InputError) as error:
+            self._report(generation, WARN, f"no chunk: {error}")
+            return
+        self._latencies.add(latency_s)
+        self._ages.add((now_ns - observation.stamp_ns) / NANOSECONDS)
+        if self._publish_chunk(output, generation):
+            self._report(generation, OK, "publishing chunks")
+            self._show(observation, output)
+
+    def _report(self, generation: int, level: bytes, message: str) -> None:
+        with self._lock:
+            current = self._active and generation == self._generation
+        if current:
+            self.diagnostics.update(level, message)
+
+    def _publish_chunk(self, output: PolicyOutput, generation: int) -> bool:
+        """False when the chunk was dropped: the instruction changed, or the node was deactivated, meanwhile."""
+        base, tool = self.settings["base_frame"], self.settings["tool_frame"]
+        poses, gripper = conversions.from_chunk(output.chunk, base, tool)
+        with self._lock:
+            if not self._active:
+                return False
+            if generation != self._generation:
+                self._dropped += 1
+                return False
+            self._gripper_publisher.publish(gripper)
+            self._chunk_publisher.publish(poses)
+        now = time.perf_counter()
+        if self._last_chunk is not None:
+            self._periods.add(now - self._last_chunk)
+        self._last_chunk = now
+        self._published += 1
+        return True
+
+    def _show(self, observation: Observation, output: PolicyOutput) -> None:
+        """What RViz and the overlay's viewers see."""
+        streams, stamp_ns = self._streams, observation.stamp_ns
+        shown = [markers.chunk_path(output.chunk, self.settings["base_frame"])]
+        for index, (name, coordinates) in enumerate(output.coordinates.items()):
+            frame, info = streams.frames[name], streams.infos.get(name)
+            shown.append(markers.sampled_points(index, name, coordinates, frame, stamp_ns, info))
+        self._points_publisher.publish(MarkerArray(markers=shown))
+        for name, publisher in self._overlay_publishers.items():
+            if publisher.get_subscription_count() > 0 and name in output.coordinates:
+                image = observation.images[name]
+                drawn = overlay.draw(image, output.coordinates[name], caption=observation.instruction)
+                publisher.publish(conversions.from_rgb(drawn, streams.frames[name], stamp_ns))
+
+    def diagnostic_values(self) -> dict[str, object]:
+        period = self._periods.mean()
+        policy = self.__dict__.get("_policy")
+        return {
+            "instruction": self._instruction,
+            "tokens_per_camera": policy.tokens_per_camera if policy is not None else "not loaded",
+            "rate_hz": 1.0 / period if period > 0.0 else 0.0,
+            **self._latencies.percentiles("inference_ms", 1e3),
+            **self._ages.percentiles("observation_age_ms", 1e3),
+            "deadline_misses": self._deadline_misses,
+            "chunks_published": self._published,
+            "chunks_dropped": self._dropped,
+        }
+
+
+def main(args=None) -> int:
+    """Entry point."""
+    return run(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Policy and follower, ready to act; with sim:=true the simulated arm, with rviz:=true a view of what happens.
+
+    ros2 launch grids_ros franka_grids.launch.py checkpoint:=/path/to/checkpoint sim:=true
+
+The lifecycle nodes bring themselves to active (their parameter `autostart`). When one does not get there, the rest
+is taken down and the reason said. Later the policy may die: the follower holds the arm, the policy is started again,
+and motion goes on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+
+from launch import LaunchDescription
+
+PACKAGE = "grids_ros"
+SHARE = get_package_share_directory(PACKAGE)
+RESPAWN_DELAY_S = 2.0
+# FastDDS's default transports delay an image by 12 ms, these by 1 ms. They reach only participants on this machine or
+# with the same setting, so they are chosen for the simulation alone; a robot's network is its owner's to set up.
+TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
+
+ARGUMENTS = {
+    "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
+    "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
+    "tokens": ("", "Visual tokens per camera; 0: as in the checkpoint. Empty: as in params_file."),
+    "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
+    "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),
+    "camera_topics": (
+        "",
+        "Image topics, separated by commas: one pattern with {name} in it, or one per camera in the checkpoint's "
+        "order; /compressed at the end means CompressedImage. Empty: as in params_file.",
+    ),
+    "namespace": ("", "Namespace of all nodes and of their topics."),
+    "params_file": (os.path.join(SHARE, "config", "franka_grids.yaml"), "Parameters of all nodes."),
+    "use_sim_time": ("false", "Take the time from /clock; with sim:=true the simulated arm publishes it."),
+    "sim": ("false", "Start the simulated arm as well."),
+    "rviz": ("false", "Start RViz as well (package rviz2)."),
+}
+
+
+def _flag(value: str) -> bool:
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(f"launch argument is {value!r}, expected true or false")
+    return value.lower() in ("true", "1")
+
+
+def _nodes(context) -> list:
+    """The nodes, with those arguments as parameters that were given."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    sim, use_sim_time = _flag(given["sim"]), _flag(given["use_sim_time"])
+    policy = {"checkpoint": given["checkpoint"], "autostart": True, "use_sim_time": use_sim_time}
+    follower = {"autostart": True, "use_sim_time": use_sim_time}
+    if given["device"]:
+        policy["device"] = given["device"]
+    if given["tokens"]:
+        policy["tokens"] = int(given["tokens"])
+    if given["policy_rate_hz"]:
+        policy["rate_hz"] = float(given["policy_rate_hz"])
+    if given["camera_topics"]:
+        policy["camera_topics"] = [topic.strip() for topic in given["camera_topics"].split(",")]
+    if given["control_rate_hz"]:
+        follower["rate_hz"] = float(given["control_rate_hz"])
+
+    common = {"package": PACKAGE, "namespace": given["namespace"], "output": "both", "emulate_tty": True}
+    params = given["params_file"]
+    policy_node = LifecycleNode(
+        name="grids_policy",
+        executable="policy_node",
+        parameters=[params, policy],
+        respawn=True,
+        respawn_delay=RESPAWN_DELAY_S,
+        **common,
+    )
+    follower_node = LifecycleNode(
+        name="grids_follower", executable="follower_node", parameters=[params, follower], **common
+    )
+    actions = [follower_node, policy_node, *_supervise_policy(policy_node), _end_with(follower_node, "the follower")]
+    if sim:
+        parameters = [params, {"publish_clock": use_sim_time}]
+        sim_node = Node(name="grids_sim", executable="sim_node", parameters=parameters, **common)
+        transports = EnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", default_value=TRANSPORTS)
+        actions.insert(0, SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports))
+        actions += [sim_node, _end_with(sim_node, "the simulated arm")]
+    if _flag(given["rviz"]):
+        view = ["-d", os.path.join(SHARE, "config", "grids.rviz")]
+        actions.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=given["namespace"],
+                arguments=view,
+                parameters=[{"use_sim_time": use_sim_time}],
+            )
+        )
+    return actions
+
+
+def _supervise_policy(policy_node: LifecycleNode) -> list:
+    """Until it was active once, the policy's end is the end of everything; afterwards it is started again."""
+    been_active = []
+
+    def on_active(context) -> None:
+        been_active.append(True)
+
+    def on_exit(event, context) -> list:
+        if context.is_shutdown:
+            return []
+        if been_active:
+            text = f"the policy ended (exit code {event.returncode}); the arm holds; starting it again"
+            return [LogInfo(msg=f"{text} in {RESPAWN_DELAY_S:g} s")]
+        return _shut_down("the policy", event.returncode)
+
+    return [
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=policy_node, goal_state="active", entities=[OpaqueFunction(function=on_active)]
+            )
+        ),
+        RegisterEventHandler(OnProcessExit(target_action=policy_node, on_exit=on_exit)),
+    ]
+
+
+def _end_with(node: Node, name: str) -> RegisterEventHandler:
+    """Nothing goes on without this node."""
+
+    def on_exit(event, context) -> list:
+        return [] if context.is_shutdown else _shut_down(name, event.returncode)
+
+    return RegisterEventHandler(OnProcessExit(target_action=node, on_exit=on_exit))
+
+
+def _shut_down(name: str, exit_code: int) -> list:
+    reason = f"{name} did not start or has died (exit code {exit_code}); its last message above says why"
+    return [LogInfo(msg=f"taking everything down: {reason}"), EmitEvent(event=Shutdown(reason=reason))]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by ros2 launch."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=_nodes)])

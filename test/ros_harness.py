@@ -1,0 +1,228 @@
+"""Real DDS for tests: a domain of this process's own, on loopback; nodes that spin; waits that are bounded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Header, String
+
+from grids_ros.datatypes import ActionChunk, Pose
+from grids_ros.ros import conversions, qos
+
+WAIT_S = 20.0  # bound of every wait; a passing test takes a small part of it
+HOME = Pose((0.45, 0.0, 0.30), (1.0, 0.0, 0.0, 0.0))
+_DOMAINS = range(20, 100)
+_reserved: list[socket.socket] = []
+
+
+def private_domain() -> int:
+    """A ROS domain that no other test process on this machine uses; reserved until this process ends."""
+    if not _reserved:
+        for domain in _DOMAINS:
+            claim = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                claim.bind(("127.0.0.1", 20_000 + domain))
+            except OSError:
+                claim.close()
+                continue
+            _reserved.append(claim)
+            os.environ["ROS_DOMAIN_ID"] = str(domain)
+            break
+        else:
+            raise RuntimeError("no free ROS domain")
+    return int(os.environ["ROS_DOMAIN_ID"])
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S):
+    """The first true value of `condition`; AssertionError names `what` was waited for."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
+
+
+class Spinner:
+    """Nodes in an executor in a thread. What a callback raises is kept in `error`."""
+
+    def __init__(self, context: Context):
+        self.executor = SingleThreadedExecutor(context=context)
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self.executor.spin()
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:  # noqa: BLE001 - looked at by the test
+            self.error = error
+
+    def stop(self) -> None:
+        """End the thread; call after the context was shut down."""
+        self._thread.join(WAIT_S)
+
+
+class Ros:
+    """A context, the nodes under test, and `bench`: the node through which the test talks to them."""
+
+    def __init__(self):
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=private_domain())
+        self.under_test = Spinner(self.context)
+        self._bench_spinner = Spinner(self.context)
+        self.bench = Node("bench", context=self.context)
+        self._bench_spinner.executor.add_node(self.bench)
+        self._nodes: list = []
+        self.statuses: list = []
+        self.bench.create_subscription(
+            DiagnosticArray, "/diagnostics", lambda array: self.statuses.extend(array.status), qos.DIAGNOSTICS
+        )
+
+    def start(self, node_class, **settings):
+        """A node under test with these parameters, spinning."""
+        overrides = [Parameter(name, value=value) for name, value in settings.items()]
+        node = node_class(context=self.context, parameter_overrides=overrides)
+        self._nodes.append(node)
+        self.under_test.executor.add_node(node)
+        return node
+
+    def activate(self, node) -> None:
+        """Configure and activate a lifecycle node."""
+        assert node.trigger_configure().name == "SUCCESS"
+        assert node.trigger_activate().name == "SUCCESS"
+
+    def remove(self, node) -> None:
+        """Take a node away as if its process had ended in good order."""
+        self.under_test.executor.remove_node(node)
+        node.close()
+        node.destroy_node()
+        self._nodes.remove(node)
+
+    def publisher(self, message_type, topic: str, profile):
+        """A publisher of the bench's."""
+        return self.bench.create_publisher(message_type, topic, profile)
+
+    def collect(self, message_type, topic: str, profile) -> list:
+        """A list that grows by what is published."""
+        messages: list = []
+        self.bench.create_subscription(message_type, topic, messages.append, profile)
+        return messages
+
+    def diagnostics(self, node_name: str):
+        """The last status of a node, or None."""
+        return next((status for status in reversed(self.statuses) if status.name.endswith(node_name)), None)
+
+    def wait_for_reason(self, node_name: str, text: str):
+        """Until the diagnostics of a node, as of now, say `text`."""
+        seen = len(self.statuses)
+
+        def said():
+            new = [status for status in self.statuses[seen:] if status.name.endswith(node_name)]
+            last = new[-1] if new else None
+            return last if last is not None and text in last.message else None
+
+        def what() -> str:
+            last = self.diagnostics(node_name)
+            return f"{text!r} in the diagnostics of {node_name}, which say {last.message if last else None!r}"
+
+        return until(said, what)
+
+    def now_ns(self) -> int:
+        """The clock of all nodes here."""
+        return self.bench.get_clock().now().nanoseconds
+
+    def close(self) -> None:
+        """End everything."""
+        for node in self._nodes:
+            if hasattr(node, "close"):
+                node.close()
+        rclpy.shutdown(context=self.context)
+        self.under_test.stop()
+        self._bench_spinner.stop()
+        for node in (*self._nodes, self.bench):
+            node.destroy_node()
+
+
+class Arm:
+    """A perfect arm on the bench: it is where target_pose says. `pose_message` may be replaced by a test."""
+
+    def __init__(self, ros: Ros, rate_hz: float = 100.0):
+        self._ros = ros
+        self.pose, self.opening = HOME, 0.08
+        self.targets: list[PoseStamped] = []
+        self.gripper_commands: list[float] = []
+        self.pose_message: Callable[[], PoseStamped | None] = self.honest_pose
+        self._pose_publisher = ros.publisher(PoseStamped, "current_pose", qos.MEASURED)
+        self._joint_publisher = ros.publisher(JointState, "joint_states", qos.MEASURED)
+        ros.bench.create_subscription(PoseStamped, "target_pose", self._on_target, qos.COMMAND)
+        ros.bench.create_subscription(
+            Float64MultiArray, "gripper_command", lambda m: self.gripper_commands.extend(m.data), qos.COMMAND
+        )
+        ros.bench.create_timer(1.0 / rate_hz, self._publish)
+
+    def honest_pose(self) -> PoseStamped:
+        """current_pose as it is."""
+        return conversions.from_pose_stamped(self.pose, "base", self._ros.now_ns())
+
+    def _publish(self) -> None:
+        message = self.pose_message()
+        if message is not None:
+            self._pose_publisher.publish(message)
+        joints = JointState(header=Header(stamp=conversions.to_stamp(self._ros.now_ns())))
+        joints.name, joints.position = ["fr3_finger_joint1", "fr3_finger_joint2"], [self.opening / 2] * 2
+        self._joint_publisher.publish(joints)
+
+    def _on_target(self, message: PoseStamped) -> None:
+        self.targets.append(message)
+        self.pose = conversions.to_pose(message, "base", "target_pose")
+
+    def still(self, seconds: float = 0.3) -> bool:
+        """Whether the target does not move, while it is watched for so long."""
+        start = len(self.targets)
+        before = self.pose.position
+        time.sleep(seconds)
+        return all(np.array_equal(_xyz(target), before) for target in self.targets[start:])
+
+
+def _xyz(message: PoseStamped) -> np.ndarray:
+    p = message.pose.position
+    return np.array([p.x, p.y, p.z])
+
+
+def chunk_to(arm: Arm, stamp_ns: int, move=(0.0, 0.05, 0.0), gripper: float = 0.08, steps: int = 12) -> ActionChunk:
+    """From where the arm is by `move` [m], in `steps` of 0.1 s."""
+    fractions = np.arange(1, steps + 1)[:, None] / steps
+    return ActionChunk(
+        stamp_ns,
+        np.arange(1, steps + 1) * 0.1,
+        arm.pose.position + fractions * np.asarray(move),
+        np.tile(arm.pose.quaternion, (steps, 1)),
+        np.full(steps, gripper),
+    )
+
+
+def say(ros: Ros, instruction: str):
+    """A latched publisher of instructions that has said this; call its `publish` for more."""
+    publisher = ros.publisher(String, "instruction", qos.LATCHED)
+    publisher.publish(String(data=instruction))
+    return publisher
