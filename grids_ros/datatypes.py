@@ -29,7 +29,7 @@ def _finite(name: str, values, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def _unit(name: str, quaternions: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(quaternions, axis=-1, keepdims=True)
+    norm = np.sqrt((quaternions * quaternions).sum(axis=-1, keepdims=True))
     if (np.abs(norm - 1.0) > UNIT_TOLERANCE).any():
         worst = float(norm.flat[np.abs(norm - 1.0).argmax()])
         raise ValueError(f"{name} is not normalised: norm {worst:.4g}, expected 1 within {UNIT_TOLERANCE:g}")

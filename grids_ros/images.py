@@ -56,7 +56,7 @@ def _compressed(message) -> np.ndarray:
     except cv2.error as error:
         raise ImageError(f"compressed image ({message.format!r}) is damaged: {error.err}") from error
     if bgr is None:
-        raise ImageError(f"compressed image ({message.format!r}, {buffer.size} bytes) is no JPEG, PNG or other picture")
+        raise ImageError(f"compressed image ({message.format!r}, {buffer.size} bytes) is no picture that OpenCV knows")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -74,8 +74,9 @@ def _plain(message) -> np.ndarray:
     row = width * channels * item
     if step < row:
         raise ImageError(f"step is {step} bytes, a row of {width} {message.encoding} pixels takes {row}")
-    if len(values) < step * (height - 1) + row:
-        raise ImageError(f"data holds {len(values)} bytes, {height} rows of step {step} need {step * (height - 1) + row}")
+    needed = step * (height - 1) + row
+    if len(values) < needed:
+        raise ImageError(f"data holds {len(values)} bytes, {height} rows of step {step} need {needed}")
     byte_order = ">" if message.is_bigendian else "<"
     pixels = np.ndarray(
         (height, width, channels),

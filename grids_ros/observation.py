@@ -56,7 +56,7 @@ class ObservationBuffer:
         """Raises ValueError when a camera has no age limit."""
         missing = set(cameras) - set(limits.cameras)
         if missing:
-            raise ValueError(f"no age limit for cameras {sorted(missing)}; there are limits for {sorted(limits.cameras)}")
+            raise ValueError(f"no age limit for cameras {sorted(missing)}; limits name {sorted(limits.cameras)}")
         self.cameras = tuple(cameras)
         self.limits = limits
         self.instruction = ""
@@ -114,7 +114,7 @@ class ObservationBuffer:
         pose_ns, pose = _nearest(self._poses, stamp_ns)
         if abs(pose_ns - stamp_ns) > self.limits.pose * NANOSECONDS:
             apart = abs(pose_ns - stamp_ns) / NANOSECONDS
-            raise NotReady([f"current_pose: nearest to the images is {apart:.3f} s apart, limit {self.limits.pose:g} s"])
+            raise NotReady([f"current_pose: nearest to the images is {apart:.3f} s off, limit {self.limits.pose:g} s"])
         return Observation(stamp_ns, images, pose, _nearest(self._grippers, stamp_ns)[1], self.instruction)
 
     def _fault(self, name: str, stamp_ns: int, now_ns: int, limit: float) -> str | None:

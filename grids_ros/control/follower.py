@@ -65,6 +65,7 @@ class Follower:
         self._measured: tuple[int, Pose] | None = None
         self._join: Join | None = None
         self._command: Pose | None = None
+        self._command_ns = 0
         self._gripper: float | None = None
         self._holding = True
         self._hold_reason = ""
@@ -115,8 +116,10 @@ class Follower:
         stale = self._stale(now_ns)
         if stale:
             raise Refused(stale)
+        # A command in motion belongs to the last tick: joined there, the next one goes on instead of standing still.
+        start_ns = now_ns if self._holding else self._command_ns
         start = self._command if self._command is not None else self._measured[1]
-        self._join = Join.enter(chunk, start, now_ns, config.join_s)
+        self._join = Join.enter(chunk, start, start_ns, config.join_s)
 
     def tick(self, now_ns: int) -> Command | None:
         """The command at `now_ns`, once per period; None, that is silence, before the first chunk was accepted."""
@@ -130,6 +133,7 @@ class Follower:
         if self._holding:  # the time spent holding must not be caught up with in one leap
             self._join = Join.enter(self._join.chunk, command, now_ns, self.config.join_s)
         self._holding = False
+        self._command_ns = now_ns
         self._command = limit(self._join.at(now_ns), command, measured, self.config.limits, self.config.period_s)
         return Command(self._command, self._gripper_command(now_ns), False, "")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from grids_ros.control.rotation import difference, turn
 from grids_ros.datatypes import Pose
 
 
@@ -47,16 +48,12 @@ def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
     The quaternion lies in the same hemisphere as that of `start`, so that no component flips sign.
     """
     step = goal.position - start.position
-    length = float(np.linalg.norm(step))
+    length = math.sqrt(step @ step)
     position = goal.position if length <= distance else start.position + step * (distance / length)
-    origin = Rotation.from_quat(start.quaternion)
-    turn = (Rotation.from_quat(goal.quaternion) * origin.inv()).as_rotvec()
-    size = float(np.linalg.norm(turn))
-    if size > angle:
-        quaternion = (Rotation.from_rotvec(turn * (angle / size)) * origin).as_quat()
-    else:
-        quaternion = goal.quaternion
-    if np.dot(quaternion, start.quaternion) < 0.0:
+    rotation = difference(goal.quaternion, start.quaternion)
+    size = math.sqrt(rotation @ rotation)
+    quaternion = goal.quaternion if size <= angle else turn(start.quaternion, rotation * (angle / size))
+    if quaternion @ start.quaternion < 0.0:
         quaternion = -quaternion
     return Pose(position, quaternion)
 
@@ -69,7 +66,7 @@ def limit(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: f
     Both sets are convex, so a command inside them stays inside.
     """
     goal = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
-    boxed = np.clip(goal.position, limits.workspace_min, limits.workspace_max)
+    boxed = np.minimum(np.maximum(goal.position, limits.workspace_min), limits.workspace_max)
     return toward(
         command, Pose(boxed, goal.quaternion), limits.linear_speed * period_s, limits.angular_speed * period_s
     )

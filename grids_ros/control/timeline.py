@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from grids_ros.control.rotation import difference, turn
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
 
@@ -25,9 +25,8 @@ def pose_at(chunk: ActionChunk, now_ns: int) -> Pose:
     before = after - 1
     fraction = (seconds - times[before]) / (times[after] - times[before])
     position = chunk.positions[before] + fraction * (chunk.positions[after] - chunk.positions[before])
-    start, end = Rotation.from_quat(chunk.quaternions[before]), Rotation.from_quat(chunk.quaternions[after])
-    turn = Rotation.from_rotvec(fraction * (end * start.inv()).as_rotvec())
-    return Pose(position, (turn * start).as_quat())
+    start, end = chunk.quaternions[before], chunk.quaternions[after]
+    return Pose(position, turn(start, fraction * difference(end, start)))
 
 
 def gripper_at(chunk: ActionChunk, now_ns: int) -> float:
@@ -51,11 +50,11 @@ class Join:
     rotation: np.ndarray
 
     @classmethod
-    def enter(cls, chunk: ActionChunk, command: Pose, now_ns: int, duration_s: float) -> Join:
-        """Join `chunk` at `now_ns`, when the arm was last told `command`."""
-        target = pose_at(chunk, now_ns)
-        turn = Rotation.from_quat(command.quaternion) * Rotation.from_quat(target.quaternion).inv()
-        return cls(chunk, now_ns, duration_s, command.position - target.position, turn.as_rotvec())
+    def enter(cls, chunk: ActionChunk, command: Pose, command_ns: int, duration_s: float) -> Join:
+        """Join `chunk` from `command`, which was what the arm was told at `command_ns`."""
+        target = pose_at(chunk, command_ns)
+        translation = command.position - target.position
+        return cls(chunk, command_ns, duration_s, translation, difference(command.quaternion, target.quaternion))
 
     def at(self, now_ns: int) -> Pose:
         """The joined pose at `now_ns`, at or after `start_ns`."""
@@ -65,5 +64,4 @@ class Join:
             return target
         progress = elapsed / self.duration_s
         left = 1.0 - progress * progress * (3.0 - 2.0 * progress)
-        rotation = Rotation.from_rotvec(left * self.rotation) * Rotation.from_quat(target.quaternion)
-        return Pose(target.position + left * self.translation, rotation.as_quat())
+        return Pose(target.position + left * self.translation, turn(target.quaternion, left * self.rotation))

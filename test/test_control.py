@@ -1,0 +1,370 @@
+"""Chunks as functions of time, and a follower whose limits hold whatever it is fed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from grids_ros.control import rotation
+from grids_ros.control.follower import Follower, FollowerConfig, Refused
+from grids_ros.control.gripper import GripperHysteresis
+from grids_ros.control.limits import Limits, toward
+from grids_ros.control.timeline import Join, gripper_at, pose_at
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+
+MS = NANOSECONDS // 1000
+UP = (0.0, 0.0, 0.0, 1.0)
+LIMITS = Limits(
+    workspace_min=(-0.5, -0.5, 0.0),
+    workspace_max=(0.5, 0.5, 0.6),
+    linear_speed=0.5,
+    angular_speed=1.0,
+    lead_translation=0.1,
+    lead_rotation=0.5,
+)
+GRIPPER = GripperHysteresis(closed=0.0, close_below=0.03, open_above=0.05, open=0.08)
+PERIOD_S = 0.01
+SLACK = 1e-9
+
+
+def chunk(stamp_ns=0, positions=((0.1, 0, 0.3), (0.2, 0, 0.3)), dt=0.1, quaternions=None, gripper=None):
+    n = len(positions)
+    return ActionChunk(
+        stamp_ns=stamp_ns,
+        times=dt * np.arange(1, n + 1),
+        positions=positions,
+        quaternions=np.tile(UP, (n, 1)) if quaternions is None else quaternions,
+        gripper=np.full(n, 0.08) if gripper is None else gripper,
+    )
+
+
+def follower(**changes):
+    return Follower(FollowerConfig(**{**dict(limits=LIMITS, gripper=GRIPPER, period_s=PERIOD_S), **changes}))
+
+
+def angle(a: Pose, b: Pose) -> float:
+    return float(np.linalg.norm((Rotation.from_quat(b.quaternion) * Rotation.from_quat(a.quaternion).inv()).as_rotvec()))
+
+
+coordinate = st.floats(-1.0, 1.0)
+points = st.tuples(coordinate, coordinate, coordinate)
+quaternions = st.tuples(coordinate, coordinate, coordinate, coordinate).filter(lambda q: np.linalg.norm(q) > 0.1)
+
+
+@st.composite
+def poses(draw):
+    q = np.array(draw(quaternions))
+    return Pose(draw(points), q / np.linalg.norm(q))
+
+
+@st.composite
+def chunks(draw, stamp_ns=st.just(0)):
+    steps = draw(st.lists(poses(), min_size=1, max_size=5))
+    return ActionChunk(
+        stamp_ns=draw(stamp_ns),
+        times=np.cumsum(draw(st.lists(st.floats(0.02, 0.3), min_size=len(steps), max_size=len(steps)))),
+        positions=[p.position for p in steps],
+        quaternions=[p.quaternion for p in steps],
+        gripper=draw(st.lists(st.floats(-1, 1), min_size=len(steps), max_size=len(steps))),
+    )
+
+
+# --- a chunk as a function of time -------------------------------------------------------------------------------
+
+
+def test_a_chunk_passes_through_its_steps_and_is_linear_between_them():
+    c = chunk()
+    for at_ms, x in ((0, 0.1), (100, 0.1), (125, 0.125), (150, 0.15), (200, 0.2), (900, 0.2)):
+        np.testing.assert_allclose(pose_at(c, at_ms * MS).position, (x, 0, 0.3), atol=1e-12)
+
+
+def test_rotation_is_slerp():
+    half_turn = Rotation.from_rotvec([0, 0, np.pi / 2])
+    c = chunk(quaternions=[UP, half_turn.as_quat()])
+    quarter = pose_at(c, 150 * MS).quaternion
+    np.testing.assert_allclose(Rotation.from_quat(quarter).as_rotvec(), [0, 0, np.pi / 4], atol=1e-12)
+
+
+def test_the_gripper_follows_the_step_being_travelled_to():
+    c = chunk(gripper=[0.08, 0.0])
+    assert [gripper_at(c, t * MS) for t in (0, 99, 100, 101, 200, 500)] == [0.08, 0.08, 0.08, 0.0, 0.0, 0.0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(chunks(), poses(), st.floats(0.05, 0.5), st.floats(0.0, 1.0))
+def test_a_join_starts_at_the_command_and_ends_on_the_chunk(c, command, duration, when):
+    now = round(when * c.end_ns)
+    join = Join.enter(c, command, now, duration)
+    start = join.at(now)
+    np.testing.assert_allclose(start.position, command.position, atol=1e-9)
+    assert angle(start, command) < 1e-6
+    end = now + round(duration * NANOSECONDS) + 1
+    np.testing.assert_allclose(join.at(end).position, pose_at(c, end).position, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(poses(), poses(), st.floats(0, 2), st.floats(0, 2))
+def test_toward_never_goes_further_than_allowed(start, goal, distance, turn):
+    reached = toward(start, goal, distance, turn)
+    assert np.linalg.norm(reached.position - start.position) <= distance + SLACK
+    assert angle(start, reached) <= turn + 1e-6
+    assert np.dot(reached.quaternion, start.quaternion) >= -SLACK
+
+
+vectors = st.tuples(*[st.floats(-2.0, 2.0)] * 3).map(np.array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(poses(), poses(), vectors)
+def test_quaternion_arithmetic_agrees_with_scipy(a, b, vector):
+    ra, rb = Rotation.from_quat(a.quaternion), Rotation.from_quat(b.quaternion)
+    product = Rotation.from_quat(rotation.multiply(a.quaternion, b.quaternion))
+    assert (product * (ra * rb).inv()).magnitude() < 1e-7
+    turned = Rotation.from_quat(rotation.turn(a.quaternion, vector))
+    assert (turned * (Rotation.from_rotvec(vector) * ra).inv()).magnitude() < 1e-7
+    there = rotation.difference(b.quaternion, a.quaternion)
+    assert np.linalg.norm(there) == pytest.approx((rb * ra.inv()).magnitude(), abs=1e-7)
+    assert angle(Pose((0, 0, 0), rotation.turn(a.quaternion, there)), b) < 1e-7
+
+
+# --- the follower ------------------------------------------------------------------------------------------------
+
+
+def run(f, start_ns, ticks, measured=None, arm=None):
+    """Tick `f` for `ticks` periods; `measured` is fixed, or the arm follows each command at once."""
+    commands = []
+    for i in range(ticks):
+        now = start_ns + round(i * PERIOD_S * NANOSECONDS)
+        f.measure(now, measured if measured is not None else arm)
+        command = f.tick(now)
+        if command is not None:
+            arm = command.pose
+        commands.append(command)
+    return commands
+
+
+HOME = Pose((0.1, 0.0, 0.3), UP)
+
+
+def test_silence_before_the_first_chunk():
+    assert run(follower(), 0, 5, HOME) == [None] * 5
+
+
+def test_follows_a_chunk_then_holds_where_it_ended():
+    f = follower(join_s=0.0)
+    f.measure(0, HOME)
+    f.accept(chunk(positions=((0.1, 0, 0.3), (0.14, 0, 0.3))), 0)
+    commands = run(f, 0, 40, arm=HOME)
+    assert [c.holding for c in commands] == [False] * 21 + [True] * 19
+    assert commands[-1].reason == "chunk ended"
+    np.testing.assert_allclose(commands[-1].pose.position, (0.14, 0, 0.3), atol=1e-12)
+    assert len({tuple(c.pose.position) for c in commands[21:]}) == 1
+
+
+def test_no_step_back_when_the_delay_changes_between_chunks():
+    """openpi#393, Isaac-GR00T#272, lerobot#4223: chunks of one straight motion, arriving 0 to 300 ms late."""
+    random = np.random.default_rng(0)
+    f = follower(limits=Limits((-9,) * 3, (9,) * 3, 2.0, 3.0, 5.0, 3.0))
+    arm, xs, due = Pose((0, 0, 0.3), UP), [], []
+    for i in range(600):
+        now = i * 10 * MS
+        if i % 10 == 0:
+            steps = [(0.1 * (now / NANOSECONDS + 0.1 * k), 0, 0.3) for k in range(1, 13)]
+            due.append((now + int(random.integers(0, 300)) * MS, chunk(now, steps)))
+        f.measure(now, arm)
+        for arrival, late in [d for d in due if d[0] <= now]:
+            due.remove((arrival, late))
+            try:
+                f.accept(late, now)
+            except Refused as refusal:
+                assert "not newer" in str(refusal)
+        command = f.tick(now)
+        if command:
+            arm = command.pose
+            xs.append(arm.position[0])
+    steps = np.diff(xs)
+    assert steps.min() > 0.0
+    assert steps[50:].max() < 2.5 * np.median(steps)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), chunks(st.integers(0, 400).map(lambda ms: ms * MS))), max_size=6),
+    poses(),
+    st.lists(st.tuples(st.integers(0, 60), poses()), max_size=4),
+)
+def test_limits_hold_whatever_comes(arrivals, start, pushes):
+    """Speed always; the box as soon as the arm is inside it; the lead whenever the arm is not pushed away."""
+    f = follower()
+    arm, last, inside = start, None, False
+    started_inside = (np.clip(start.position, LIMITS.workspace_min, LIMITS.workspace_max) == start.position).all()
+    pushed = dict(pushes)
+    for tick in range(60):
+        now = tick * 10 * MS
+        arm = pushed.get(tick, arm)
+        f.measure(now, arm)
+        for when, c in arrivals:
+            if when == tick:
+                try:
+                    f.accept(c, now)
+                except Refused:
+                    pass
+        command = f.tick(now)
+        if command is None:
+            continue
+        previous = last if last is not None else arm
+        assert np.linalg.norm(command.pose.position - previous.position) <= LIMITS.linear_speed * PERIOD_S + SLACK
+        assert angle(previous, command.pose) <= LIMITS.angular_speed * PERIOD_S + 1e-6
+        box_error = np.maximum(
+            np.subtract(LIMITS.workspace_min, command.pose.position), np.subtract(command.pose.position, LIMITS.workspace_max)
+        ).max()
+        inside = inside or box_error <= 0
+        if inside:
+            assert box_error <= SLACK
+        if started_inside and not pushed:
+            assert np.linalg.norm(command.pose.position - arm.position) <= LIMITS.lead_translation + SLACK
+        last = command.pose
+
+
+def test_zero_is_a_limit_like_any_other():
+    still = Limits(LIMITS.workspace_min, LIMITS.workspace_max, 0.0, 0.0, 0.1, 0.5)
+    f = follower(limits=still)
+    f.measure(0, HOME)
+    f.accept(chunk(positions=((0.4, 0.4, 0.4), (0.5, 0.5, 0.5))), 0)
+    assert all(np.array_equal(c.pose.position, HOME.position) for c in run(f, 0, 15, HOME))
+    flat = Limits((-0.5, 0.0, 0.0), (0.5, 0.0, 0.6), 0.5, 1.0, 0.1, 0.5)
+    f = follower(limits=flat)
+    f.measure(0, HOME)
+    f.accept(chunk(positions=((0.1, 0.4, 0.3), (0.1, 0.4, 0.3))), 0)
+    assert all(c.pose.position[1] == 0.0 for c in run(f, 0, 15, HOME))
+
+
+def test_the_command_never_runs_further_ahead_than_the_lead():
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(positions=((0.4, 0, 0.3), (0.5, 0, 0.3)), dt=0.5), 0)
+    commands = run(f, 0, 90, HOME)
+    ahead = [np.linalg.norm(c.pose.position - HOME.position) for c in commands]
+    assert max(ahead) == pytest.approx(LIMITS.lead_translation)
+
+
+def test_hold_is_at_once_and_lasts_until_released():
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(), 0)
+    before = run(f, 0, 5, arm=HOME)[-1]
+    f.hold("hold service")
+    held = run(f, 50 * MS, 3, HOME)
+    assert all(c.holding and c.reason == "hold service" for c in held)
+    assert np.array_equal(held[0].pose.position, before.pose.position)
+    with pytest.raises(Refused, match="holding: hold service"):
+        f.accept(chunk(60 * MS), 80 * MS)
+    f.release(100 * MS)
+    with pytest.raises(Refused, match="before the hold was released"):
+        f.accept(chunk(90 * MS), 110 * MS)
+    f.measure(110 * MS, HOME)
+    f.accept(chunk(105 * MS), 110 * MS)
+    assert not run(f, 110 * MS, 1, HOME)[0].holding
+
+
+def test_a_withdrawn_instruction_drops_the_chunk_and_the_next_one_goes_on():
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(), 0)
+    run(f, 0, 3, HOME)
+    f.drop()
+    assert run(f, 30 * MS, 1, HOME)[0].reason == "no chunk"
+    f.accept(chunk(40 * MS), 50 * MS)
+    assert not run(f, 50 * MS, 1, HOME)[0].holding
+
+
+def test_a_stale_pose_holds_and_what_was_missed_is_not_made_up_in_one_leap():
+    f = follower(join_s=0.2)
+    f.measure(0, HOME)
+    f.accept(chunk(positions=[(0.1 + 0.02 * k, 0, 0.3) for k in range(1, 13)]), 0)
+    last = run(f, 0, 10, HOME)[-1]
+    for i in range(10, 45):
+        command = f.tick(i * 10 * MS)
+    assert command.holding and "current_pose: 0.350 s old, limit 0.1 s" in command.reason
+    f.measure(450 * MS, HOME)
+    moving = f.tick(450 * MS)
+    assert not moving.holding
+    assert np.linalg.norm(moving.pose.position - command.pose.position) < 1e-3
+    assert np.linalg.norm(command.pose.position - last.pose.position) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("stamp_ms", "now_ms", "text"),
+    [
+        (0, 200, "every step has passed"),
+        (500, 100, "0.400 s in the future"),
+        (50, 60, "not newer"),
+        (10, 60, "not newer"),
+    ],
+)
+def test_refused_chunks_leave_the_current_one_in_place(stamp_ms, now_ms, text):
+    f = follower()
+    f.measure(60 * MS, HOME)
+    current = chunk(50 * MS, positions=[(0.1, 0, 0.3)] * 12)
+    f.accept(current, 60 * MS)
+    f.measure(now_ms * MS, HOME)
+    with pytest.raises(Refused, match=text):
+        f.accept(chunk(stamp_ms * MS), now_ms * MS)
+    assert f.chunk is current
+
+
+def test_no_chunk_is_followed_without_a_measured_pose():
+    with pytest.raises(Refused, match="current_pose: nothing received yet"):
+        follower().accept(chunk(), 0)
+
+
+def test_a_clock_that_goes_back_is_survived():
+    f = follower()
+    f.measure(100 * NANOSECONDS, HOME)
+    f.accept(chunk(100 * NANOSECONDS), 100 * NANOSECONDS)
+    run(f, 100 * NANOSECONDS, 3, HOME)
+    assert run(f, 5 * NANOSECONDS, 2, HOME)[-1].reason == "no chunk"
+    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 20 * MS)
+    assert not run(f, 5 * NANOSECONDS + 20 * MS, 1, HOME)[0].holding
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=40))
+def test_gripper_commands_go_out_on_change_only_and_never_chatter(openings):
+    last, sent = None, []
+    for opening in openings:
+        command = GRIPPER.command(opening, last)
+        if command is not None:
+            assert command in (GRIPPER.open, GRIPPER.closed) and command != last
+            last = command
+            sent.append(command)
+    inside = [o for o in openings if not GRIPPER.close_below <= o <= GRIPPER.open_above]
+    sides = [o > GRIPPER.open_above for o in inside]
+    assert len(sent) == (1 + sum(a != b for a, b in zip(sides, sides[1:], strict=False)) if sides else 0)
+
+
+def test_the_follower_sends_each_gripper_change_once():
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(positions=[(0.1, 0, 0.3)] * 4, gripper=[0.08, 0.08, 0.0, 0.04]), 0)
+    sent = [(i, c.gripper) for i, c in enumerate(run(f, 0, 60, HOME)) if c.gripper is not None]
+    assert sent == [(0, 0.08), (21, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: Limits((0, 0, 1), (1, 1, 0), 1, 1, 1, 1), "lies above workspace_max"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), -1, 1, 1, 1), "linear_speed is -1"),
+        (lambda: Limits((0, 0, 0), (1, 1, np.nan), 1, 1, 1, 1), "workspace_max is"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, np.inf), "lead_rotation is inf"),
+        (lambda: GripperHysteresis(0.0, 0.05, 0.03, 0.08), "close_below < open_above"),
+        (lambda: follower(period_s=0.0), "period_s is 0.0"),
+        (lambda: follower(join_s=-1.0), "join_s is -1.0"),
+        (lambda: follower().hold(""), "needs a reason"),
+    ],
+)
+def test_configuration_out_of_range_is_refused(build, text):
+    with pytest.raises(ValueError, match=text):
+        build()
