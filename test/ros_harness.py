@@ -11,6 +11,7 @@ from collections.abc import Callable
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
 
+import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -19,7 +20,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header, String
 
 from grids_ros.datatypes import ActionChunk, Pose
@@ -77,6 +78,12 @@ class Spinner:
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
 
+    def do(self, action: Callable[[], object]):
+        """What `action` returns or raises, called in this thread: an OpenGL context belongs to one."""
+        task = self.executor.create_task(action)
+        until(lambda: task.done() or self.error, "an action in the executor's thread", 60.0)
+        return task.result()
+
     def stop(self) -> None:
         """End the thread; call after the context was shut down."""
         self._thread.join(WAIT_S)
@@ -101,7 +108,7 @@ class Ros:
     def start(self, node_class, **settings):
         """A node under test with these parameters, spinning."""
         overrides = [Parameter(name, value=value) for name, value in settings.items()]
-        node = node_class(context=self.context, parameter_overrides=overrides)
+        node = self.under_test.do(lambda: node_class(context=self.context, parameter_overrides=overrides))
         self._nodes.append(node)
         self.under_test.executor.add_node(node)
         return node
@@ -110,13 +117,6 @@ class Ros:
         """Configure and activate a lifecycle node."""
         assert node.trigger_configure().name == "SUCCESS"
         assert node.trigger_activate().name == "SUCCESS"
-
-    def remove(self, node) -> None:
-        """Take a node away as if its process had ended in good order."""
-        self.under_test.executor.remove_node(node)
-        node.close()
-        node.destroy_node()
-        self._nodes.remove(node)
 
     def publisher(self, message_type, topic: str, profile):
         """A publisher of the bench's."""
@@ -154,8 +154,7 @@ class Ros:
     def close(self) -> None:
         """End everything."""
         for node in self._nodes:
-            if hasattr(node, "close"):
-                node.close()
+            node.close() if self.under_test.error else self.under_test.do(node.close)
         rclpy.shutdown(context=self.context)
         self.under_test.stop()
         self._bench_spinner.stop()
@@ -226,3 +225,32 @@ def say(ros: Ros, instruction: str):
     publisher = ros.publisher(String, "instruction", qos.LATCHED)
     publisher.publish(String(data=instruction))
     return publisher
+
+
+class Cameras:
+    """Cameras on the bench at 20 Hz. `change[name]` may alter a message, or return None to keep it back."""
+
+    def __init__(self, ros: Ros, names: tuple[str, ...] = ("base", "wrist"), compressed: bool = False):
+        self._ros, self._compressed = ros, compressed
+        self.change: dict[str, Callable] = {}
+        suffix, message_type = ("/compressed", CompressedImage) if compressed else ("", Image)
+        self._publishers = {
+            name: ros.publisher(message_type, f"camera/{name}/image_raw{suffix}", qos.NEWEST) for name in names
+        }
+        self._picture = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+        self._png = cv2.imencode(".png", self._picture[:, :, ::-1])[1].tobytes()
+        ros.bench.create_timer(0.05, self._publish)
+
+    def _publish(self) -> None:
+        now_ns = self._ros.now_ns()
+        for name, publisher in self._publishers.items():
+            frame = f"{name}_camera_optical_frame"
+            if self._compressed:
+                header = Header(stamp=conversions.to_stamp(now_ns), frame_id=frame)
+                message = CompressedImage(header=header, format="png", data=self._png)
+            else:
+                message = conversions.from_rgb(self._picture, frame, now_ns)
+            if name in self.change:
+                message = self.change[name](message)
+            if message is not None:
+                publisher.publish(message)

@@ -16,7 +16,7 @@ from grids_ros.ros import parameters
 from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
-BAD_PARAMETER, NOT_STARTED = 2, 3  # exit codes: a refused parameter; `autostart` did not reach active
+REFUSED, NOT_STARTED = 2, 3  # exit codes: a bad parameter or a missing library; `autostart` did not reach active
 AUTOSTART_DELAY_S = 1.0  # whoever watches the transitions has been discovered by then
 _FAILURE = TransitionCallbackReturn.FAILURE
 
@@ -140,15 +140,22 @@ class ManagedNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
 
-def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Spin the node until the process is asked to end; the exit code. The node's `close` is called at the end."""
+def run(
+    make_node: Callable[[], Node],
+    args: Sequence[str] | None = None,
+    refusals: tuple[type[Exception], ...] = (parameters.ParameterError,),
+) -> int:
+    """Spin the node until the process is asked to end; the exit code. The node's `close` is called at the end.
+
+    refusals: what `make_node` raises for a cause that the user can put right; its message is all that is printed.
+    """
     rclpy.init(args=args)
     try:
         node = make_node()
-    except parameters.ParameterError as error:
+    except refusals as error:
         rclpy.logging.get_logger("grids_ros").fatal(str(error))
         rclpy.try_shutdown()
-        return BAD_PARAMETER
+        return REFUSED
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

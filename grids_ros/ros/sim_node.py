@@ -21,7 +21,7 @@ from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.ros import conversions, parameters, qos
 from grids_ros.ros.managed import STEADY, run
 from grids_ros.ros.polling import Inbox
-from grids_ros.sim.scene import Scene
+from grids_ros.sim.scene import RenderError, Scene
 
 CAMERAS = ("base", "wrist")
 OBJECTS = ("red", "green", "blue", "bowl")  # order of object_poses
@@ -32,7 +32,7 @@ class SimNode(Node):
     """Steps the scene in real time. Publishes from the start; there is nothing to configure."""
 
     def __init__(self, **options):
-        """Raises ParameterError."""
+        """Raises ParameterError, and RenderError where OpenGL is missing."""
         super().__init__("grids_sim", automatically_declare_parameters_from_overrides=True, **options)
         parameters.declare(self, parameters.SIM)
         self.settings = parameters.read(self, parameters.SIM)
@@ -184,7 +184,7 @@ def _transform(child: str, parent: str, pose: Pose, stamp_ns: int) -> TransformS
 
 def main(args=None) -> int:
     """Entry point."""
-    return run(SimNode, args)
+    return run(SimNode, args, refusals=(parameters.ParameterError, RenderError))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,362 @@
+"""The policy node over real DDS: when it publishes chunks, when it does not, and what it says then.
+
+The policy itself is a stand-in that can be made to wait or to fail; test_ros_system.py runs a real one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
+
+from grids_ros.policy.preprocess import InputError
+from ros_harness import Arm, Cameras, Ros, say, until
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from grids_ros.datatypes import ActionChunk, PolicyOutput
+from grids_ros.ros import conversions, policy_node, qos
+
+NAME = "grids_policy"
+COORDINATES = np.array([[0.5, 0.5], [0.0, 1.0]])
+
+
+class FakePolicy:
+    """Moves 1 cm along y; keeps what it was shown. `gate` cleared makes it wait, `error` makes it fail."""
+
+    cameras = ("base", "wrist")
+    tokens_per_camera = 2
+
+    def __init__(self):
+        self.seen = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    def warm_up(self) -> None:
+        pass
+
+    def infer(self, observation, seed: int = 0) -> PolicyOutput:
+        self.seen.append(observation)
+        self.gate.wait(20.0)
+        if self.error is not None:
+            raise self.error
+        n = 12
+        positions = observation.pose.position + np.linspace(0.0, 1.0, n)[:, None] * (0.0, 0.01, 0.0)
+        quaternions = np.tile(observation.pose.quaternion, (n, 1))
+        chunk = ActionChunk(observation.stamp_ns, 0.1 * np.arange(1, n + 1), positions, quaternions, np.zeros(n))
+        return PolicyOutput(chunk, dict.fromkeys(self.cameras, COORDINATES))
+
+
+@pytest.fixture
+def ros():
+    world = Ros()
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def policy(monkeypatch):
+    fake = FakePolicy()
+    monkeypatch.setattr(policy_node.Policy, "load", lambda *args, **options: fake)
+    yield fake
+    fake.gate.set()
+
+
+@pytest.fixture
+def arm(ros):
+    return Arm(ros)
+
+
+@pytest.fixture
+def cameras(ros):
+    return Cameras(ros)
+
+
+@pytest.fixture
+def chunks(ros):
+    return ros.collect(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
+
+
+@pytest.fixture
+def node(ros, policy, arm, cameras, chunks):
+    started = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0)
+    ros.activate(started)
+    until(lambda: ros.diagnostics(NAME), "diagnostics")
+    return started
+
+
+def flowing(chunks) -> None:
+    """Two more chunks."""
+    count = len(chunks)
+    until(lambda: len(chunks) >= count + 2, "chunks")
+
+
+def silent(chunks, seconds: float = 0.4) -> bool:
+    """No more chunks, once what was on its way has arrived."""
+    time.sleep(0.1)
+    count = len(chunks)
+    time.sleep(seconds)
+    return len(chunks) == count
+
+
+def test_a_chunk_carries_the_stamp_of_its_oldest_image_and_is_paired_with_its_gripper(ros, node, policy, chunks):
+    grippers = ros.collect(JointTrajectory, "gripper_chunk", qos.CHUNK)
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    until(lambda: any(g.header.stamp == chunks[-1].header.stamp for g in grippers), "the gripper's half")
+    gripper = next(g for g in grippers if g.header.stamp == chunks[-1].header.stamp)
+    chunk = conversions.to_chunk(chunks[-1], gripper, "base", "tool")
+    observation = next(o for o in policy.seen if o.stamp_ns == chunk.stamp_ns)
+    assert chunks[-1].header.frame_id == "base" and chunks[-1].joint_names == ["tool"]
+    assert np.allclose(chunk.positions[-1], observation.pose.position + (0.0, 0.01, 0.0))
+    assert observation.instruction == "lift the red cube"
+    assert observation.gripper == pytest.approx(0.08)
+
+
+def test_without_an_instruction_there_is_no_chunk_and_an_empty_one_ends_them(ros, node, chunks):
+    ros.wait_for_reason(NAME, "no instruction")
+    assert not chunks
+    instruction = say(ros, "lift the red cube")
+    flowing(chunks)
+    instruction.publish(String(data="  "))
+    ros.wait_for_reason(NAME, "no instruction")
+    assert silent(chunks)
+
+
+def test_words_arrive_whole_whatever_their_length_and_alphabet(ros, node, policy, chunks):
+    instruction = say(ros, "lift")
+    for text in ("подними красный куб 🟥", "lift the red cube and then " * 2000):
+        instruction.publish(String(data=text))
+        until(lambda text=text: policy.seen and policy.seen[-1].instruction == text.strip(), "the instruction")
+    flowing(chunks)
+
+
+def test_an_instruction_that_the_policy_refuses_is_a_reason_and_the_next_one_is_followed(ros, node, policy, chunks):
+    policy.error = InputError("instruction has 900 tokens, at most 48 fit")
+    instruction = say(ros, "x" * 3000)
+    ros.wait_for_reason(NAME, "900 tokens")
+    assert not chunks
+    policy.error = None
+    instruction.publish(String(data="lift the red cube"))
+    flowing(chunks)
+
+
+def test_a_new_instruction_drops_the_chunk_that_is_being_computed_for_the_old_one(ros, node, policy, chunks):
+    instruction = say(ros, "lift the red cube")
+    flowing(chunks)
+    policy.gate.clear()
+    begun = len(policy.seen)
+    until(lambda: len(policy.seen) > begun, "an inference that waits")
+    assert silent(chunks, 0.1)
+    stale_ns = policy.seen[-1].stamp_ns
+    instruction.publish(String(data="lift the blue cube"))
+    until(lambda: node.diagnostic_values()["instruction"] == "lift the blue cube", "the new instruction")
+    policy.gate.set()
+    flowing(chunks)
+    by_stamp = {observation.stamp_ns: observation.instruction for observation in policy.seen}
+    stamps = [conversions.to_ns(chunk.header.stamp) for chunk in chunks]
+    assert stale_ns not in stamps
+    assert [by_stamp[stamp] for stamp in stamps if stamp > stale_ns] == ["lift the blue cube"] * 2
+    assert node.diagnostic_values()["chunks_dropped"] == 1
+
+
+def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy, chunks):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    policy.gate.clear()
+    misses = node.diagnostic_values()["deadline_misses"]
+    until(lambda: node.diagnostic_values()["deadline_misses"] >= misses + 5, "deadline misses")
+    begun = len(policy.seen)
+    policy.gate.set()
+    until(lambda: len(policy.seen) > begun, "the next inference")
+    newest = policy.seen[-1]
+    assert ros.now_ns() - newest.stamp_ns < 0.3e9  # a fresh observation, not one that waited in a queue
+
+
+def _set(**fields):
+    def change(message):
+        for name, value in fields.items():
+            setattr(message, name, value)
+        return message
+
+    return change
+
+
+class RepeatsOneStamp:
+    """A driver that hangs: the picture goes on being sent, with the stamp of the first."""
+
+    def __init__(self):
+        self._stamp = None
+
+    def __call__(self, message):
+        self._stamp = self._stamp or message.header.stamp
+        message.header.stamp = self._stamp
+        return message
+
+
+def _later(message):
+    message.header.stamp.sec += 3
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set(step=10), "step is 10 bytes"),
+        (_set(height=4000), "rows of step"),
+        (_set(height=0, width=0), "image is 0x0"),
+        (_set(encoding="rgb9"), "encoding 'rgb9' is not one of rgb8"),
+        (_set(encoding=""), "encoding '' is not one of"),
+        (_set(data=b""), "data holds 0 bytes"),
+        (lambda message: None, "camera 'wrist': 0"),
+        (RepeatsOneStamp(), "old, limit 0.3 s"),
+        (_later, "in the future"),
+    ],
+    ids=["step", "size", "empty size", "encoding", "no encoding", "no bytes", "stops", "repeats", "future"],
+)
+def test_a_bad_camera_is_named_stops_the_chunks_and_is_forgiven(ros, node, cameras, chunks, change, said):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    cameras.change["wrist"] = change
+    status = ros.wait_for_reason(NAME, said)
+    assert "camera 'wrist'" in status.message and "camera 'base'" not in status.message
+    assert silent(chunks)
+    del cameras.change["wrist"]
+    until(lambda: not silent(chunks, 0.1), "chunks again", 10.0)
+    ros.wait_for_reason(NAME, "publishing chunks")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set(data=b""), "no bytes"),
+        (_set(data=b"\x89PNG not really"), "no picture"),
+    ],
+)
+def test_a_bad_compressed_image_is_named_and_forgiven(ros, policy, arm, chunks, change, said):
+    cameras = Cameras(ros, compressed=True)
+    topics = ["camera/base/image_raw/compressed", "camera/wrist/image_raw/compressed"]
+    ros.activate(ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, camera_topics=topics))
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    assert policy.seen[-1].images["base"].shape == (24, 32, 3)
+    cameras.change["base"] = change
+    ros.wait_for_reason(NAME, said)
+    assert silent(chunks)
+    del cameras.change["base"]
+    flowing(chunks)
+
+
+def _pose(arm, change):
+    def message():
+        pose = arm.honest_pose()
+        change(pose)
+        return pose
+
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m.pose.position, "z", float("nan")), "position contains NaN"),
+        (lambda m: setattr(m.pose.orientation, "z", 0.5), "not normalised"),
+        (lambda m: setattr(m.header, "frame_id", "map"), "frame 'map', expected 'base'"),
+        (lambda m: setattr(m.header.stamp, "sec", m.header.stamp.sec + 2), "current_pose: stamped"),
+    ],
+)
+def test_a_bad_pose_is_named_stops_the_chunks_and_is_forgiven(ros, node, arm, chunks, change, said):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    arm.pose_message = _pose(arm, change)
+    ros.wait_for_reason(NAME, said)
+    assert silent(chunks)
+    arm.pose_message = arm.honest_pose
+    until(lambda: not silent(chunks, 0.1), "chunks again", 10.0)
+
+
+def test_a_gripper_that_is_never_heard_of_is_not_made_up(ros, policy, arm, cameras, chunks):
+    ros.activate(ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, finger_joints=["another_finger"]))
+    say(ros, "lift the red cube")
+    ros.wait_for_reason(NAME, "gripper: nothing received yet")
+    assert not policy.seen and not chunks
+
+
+def test_a_bug_in_the_policy_is_said_and_ends_the_spinning_instead_of_being_swallowed(ros, node, policy):
+    policy.error = ZeroDivisionError("a bug")
+    say(ros, "lift the red cube")
+    until(lambda: ros.under_test.error, "the executor to end")
+    assert isinstance(ros.under_test.error, ZeroDivisionError)
+    until(lambda: "ZeroDivisionError: a bug" in ros.diagnostics(NAME).message, "diagnostics")
+    assert ros.diagnostics(NAME).level == b"\x02"
+
+
+def test_sampled_points_lie_where_the_camera_says_and_the_overlay_is_drawn_only_when_watched(
+    ros, node, policy, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(
+        policy_node.overlay, "draw", lambda image, at, caption=None: drawn.append(caption) or np.array(image)
+    )
+    infos = ros.publisher(CameraInfo, "camera/base/camera_info", qos.NEWEST)
+    matrix = np.array([[40.0, 0.0, 16.0], [0.0, 20.0, 12.0], [0.0, 0.0, 1.0]])
+    ros.bench.create_timer(
+        0.05, lambda: infos.publish(conversions.from_intrinsics(matrix, 24, 32, "base_camera_optical_frame"))
+    )
+    points = ros.collect(MarkerArray, "sampled_points", qos.COMMAND)
+    say(ros, "lift the red cube")
+
+    def placed():
+        by_namespace = {marker.ns: marker for marker in (points[-1].markers if points else ())}
+        marker = by_namespace.get("sampled_points/base")
+        # the second token is at the image's lower left corner: (0 - 16) / 40 and (24 - 12) / 20 at 1 m
+        if marker is not None and np.allclose((marker.points[1].x, marker.points[1].y), (-0.4, 0.6)):
+            return by_namespace
+        return None
+
+    markers = until(placed, "points placed by CameraInfo")
+    assert set(markers) == {"action_chunk", "sampled_points/base", "sampled_points/wrist"}
+    centre = markers["sampled_points/base"].points[0]
+    assert (centre.x, centre.y, centre.z) == (0.0, 0.0, 1.0)
+    assert markers["sampled_points/base"].header.frame_id == "base_camera_optical_frame"
+    assert markers["action_chunk"].header.frame_id == "base" and len(markers["action_chunk"].points) == 12
+    assert not drawn
+    overlays = ros.collect(Image, "overlay/wrist/image_raw", qos.NEWEST)
+    until(lambda: overlays, "an overlay")
+    assert set(drawn) == {"lift the red cube"}
+    assert overlays[0].encoding == "rgb8" and (overlays[0].height, overlays[0].width) == (24, 32)
+
+
+def test_deactivated_it_is_silent_and_goes_on_when_activated_again(ros, node, chunks):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    assert node.trigger_deactivate().name == "SUCCESS"
+    assert silent(chunks)
+    assert node.trigger_cleanup().name == "SUCCESS"
+    ros.activate(node)  # the instruction is latched: nobody has to say it again
+    flowing(chunks)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"checkpoint": ""}, "'checkpoint' is empty"),
+        (
+            {"camera_topics": ["a", "b", "c"]},
+            "3 entries, expected one, or one per camera of the checkpoint",
+        ),
+        ({"camera_topics": ["image"]}, "a topic of its own for each camera"),
+        ({"camera_max_age_s": [0.1, 0.1, 0.1]}, "'camera_max_age_s' has 3 entries"),
+    ],
+)
+def test_settings_that_cannot_work_fail_the_configuration_with_the_cause(ros, policy, settings, said):
+    node = ros.start(policy_node.PolicyNode, **{"checkpoint": "fake", **settings})
+    assert node.trigger_configure().name == "FAILURE"
+    ros.wait_for_reason(NAME, said)
