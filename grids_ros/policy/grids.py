@@ -1,0 +1,83 @@
+"""GridS on transformers' PI0: attach and detach are one call each.
+
+In PI0 the image features come from `model.model.vlm.get_image_features`, whose last step is the multi-modal
+projector: (B, cells, C). Wrapping that one module prunes every camera; the prompt then needs K placeholders per
+camera instead of one per cell, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers import PI0ForConditionalGeneration
+
+from grids_ros.sampler import GridSampler, SamplerConfig
+
+
+class GridSProjector(nn.Module):
+    """The model's own projector, then the sampler.
+
+    `coordinates` holds those of the last call, shape (B, K, 2); `dense` the map that they were read from,
+    shape (B, H, W, C).
+    """
+
+    def __init__(self, projector: nn.Module, sampler: GridSampler, grid: tuple[int, int]):
+        super().__init__()
+        self.projector = projector
+        self.sampler = sampler
+        self.grid = grid
+        self.coordinates: Tensor | None = None
+        self.dense: Tensor | None = None
+
+    def forward(self, image_features: Tensor) -> Tensor:
+        """(B, H * W, C of the encoder) to (B, K, C of the language model)."""
+        self.dense = self.projector(image_features).unflatten(1, self.grid)
+        tokens, self.coordinates = self.sampler(self.dense)
+        return tokens
+
+
+def grid_of(model: PI0ForConditionalGeneration) -> tuple[int, int]:
+    """Rows and columns of the vision encoder's feature map."""
+    vision = model.config.vlm_config.vision_config
+    side = vision.image_size // vision.patch_size
+    return side, side
+
+
+def attach(model: PI0ForConditionalGeneration, config: SamplerConfig) -> GridSProjector:
+    """Prune every camera of `model` to `config.tokens` tokens, in place; the points start on a grid.
+
+    Raises ValueError when GridS is attached already, or `config.channels` is not the language model's width.
+    """
+    projector = model.model.vlm.multi_modal_projector
+    if isinstance(projector, GridSProjector):
+        raise ValueError(f"GridS with {projector.sampler.config.tokens} tokens is attached already: detach it first")
+    width = model.config.vlm_config.projection_dim
+    if config.channels != width:
+        raise ValueError(f"the sampler has {config.channels} channels, the model's image features have {width}")
+    sampler = GridSampler(config)
+    sampler.initialise_on_grid()
+    weight = next(projector.parameters())
+    wrapped = GridSProjector(projector, sampler.to(weight.device, weight.dtype), grid_of(model))
+    model.model.vlm.multi_modal_projector = wrapped.train(model.training)
+    return wrapped
+
+
+def attached(model: PI0ForConditionalGeneration) -> GridSProjector | None:
+    """The wrapper that `attach` put in, or None for the dense model."""
+    projector = model.model.vlm.multi_modal_projector
+    return projector if isinstance(projector, GridSProjector) else None
+
+
+def detach(model: PI0ForConditionalGeneration) -> GridSampler:
+    """Undo `attach`, in place, and give back the sampler. Raises ValueError when none is attached."""
+    wrapped = attached(model)
+    if wrapped is None:
+        raise ValueError("GridS is not attached to this model")
+    model.model.vlm.multi_modal_projector = wrapped.projector
+    return wrapped.sampler
+
+
+def tokens_per_camera(model: PI0ForConditionalGeneration) -> int:
+    """How many placeholders each camera needs in the prompt: K, or every cell of the dense map."""
+    wrapped = attached(model)
+    rows, columns = grid_of(model)
+    return wrapped.sampler.config.tokens if wrapped else rows * columns

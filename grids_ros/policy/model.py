@@ -1,0 +1,111 @@
+"""Which PI0: the small one of the demo, built from a handful of sizes, with a convolutional stem.
+
+Every line of transformers' PI0 is shared with the full size; only the patch embedding differs. Patches of 8 pixels
+learnt from scratch stay blind for a thousand steps, three strided convolutions do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PI0Config, PI0ForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """Sizes of the demo's PI0. Expert and language model share depth, heads and head width, as PI0 demands."""
+
+    image_size: int = 128
+    stem: tuple[int, ...] = (32, 64, 128)  # channels after each halving; the last is the vision width
+    vision_layers: int = 2
+    vision_mlp: int = 384
+    width: int = 192
+    mlp: int = 512
+    layers: int = 3
+    expert_width: int = 160
+    expert_mlp: int = 512
+    heads: int = 4
+    head_dim: int = 64
+
+
+class ConvStem(nn.Module):
+    """Image to patches by strided convolutions: (B, 3, S, S) to (B, C, S / 2^n, S / 2^n)."""
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *channels[:-1]), channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
+        layers.append(nn.Conv2d(channels[-1], channels[-1], 1))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def weight(self) -> Tensor:
+        """SigLIP asks its patch embedding for the dtype of this."""
+        return self.layers[0].weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels.contiguous(memory_format=torch.channels_last))
+
+
+def demo_config(size: DemoSize, vocabulary: int, horizon: int, state_dim: int, action_dim: int) -> PI0Config:
+    """The PI0Config of the demo; the image placeholder is the id after the vocabulary's last."""
+    shared = {
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": 1,
+        "head_dim": size.head_dim,
+        "vocab_size": vocabulary,
+        "pad_token_id": 0,
+    }
+    return PI0Config(
+        vlm_config={
+            "model_type": "paligemma",
+            "text_config": {
+                "model_type": "gemma",
+                "hidden_size": size.width,
+                "intermediate_size": size.mlp,
+                **shared,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": size.stem[-1],
+                "intermediate_size": size.vision_mlp,
+                "num_hidden_layers": size.vision_layers,
+                "num_attention_heads": 4,
+                "image_size": size.image_size,
+                "patch_size": 2 ** len(size.stem),
+                "vision_use_head": False,
+            },
+            "projection_dim": size.width,
+            "image_token_id": vocabulary,
+        },
+        dit_config={
+            "model_type": "gemma",
+            "hidden_size": size.expert_width,
+            "intermediate_size": size.expert_mlp,
+            **shared,
+        },
+        chunk_size=horizon,
+        max_state_dim=state_dim,
+        max_action_dim=action_dim,
+        num_inference_steps=5,
+        loss_reduction="none",
+    )
+
+
+def build(config: PI0Config, stem: Sequence[int] | None) -> PI0ForConditionalGeneration:
+    """PI0 with random weights; `stem` replaces SigLIP's patches by a convolutional stem of these channels."""
+    model = PI0ForConditionalGeneration(config)
+    if stem:
+        vision = config.vlm_config.vision_config
+        if 2 ** len(stem) != vision.patch_size or stem[-1] != vision.hidden_size:
+            raise ValueError(
+                f"a stem of {list(stem)} channels makes patches of {2 ** len(stem)} px and width {stem[-1]}, "
+                f"the vision configuration has {vision.patch_size} px and width {vision.hidden_size}"
+            )
+        model.model.vlm.vision_tower.embeddings.patch_embedding = ConvStem(stem)
+    return model

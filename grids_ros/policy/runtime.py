@@ -1,0 +1,147 @@
+"""One policy, ready to run: an observation in, an action chunk out. The same object serves robot, evaluation and replay."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PI0ForConditionalGeneration
+
+from grids_ros.datatypes import Observation, PolicyOutput, Pose
+from grids_ros.policy import checkpoint as checkpoints
+from grids_ros.policy import preprocess
+from grids_ros.policy.grids import attached, tokens_per_camera
+from grids_ros.sampler import image_fractions
+
+
+def sample_actions(
+    model: PI0ForConditionalGeneration,
+    pixels: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    state: Tensor,
+    noise: Tensor,
+    steps: int,
+) -> Tensor:
+    """Flow matching from noise (t = 1) to actions (t = 0), the prefix computed once.
+
+    pixels: (B, cameras, 3, S, S). input_ids, attention_mask: (B, L). state: (B, state_dim). noise: (B, n, action_dim).
+    Returns (B, n, action_dim), normalised. Equals transformers' own `sample_actions` to float tolerance.
+    """
+    present = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+    embedded = model.model.embed_prefix(input_ids, pixels, present)
+    cache = model.model.vlm(
+        inputs_embeds=embedded,
+        attention_mask=attention_mask,
+        position_ids=attention_mask.cumsum(-1) - 1,
+        token_type_ids=torch.zeros_like(input_ids),
+        use_cache=True,
+    ).past_key_values
+    prefix_length = cache.get_seq_length()
+    actions = noise
+    for step in range(steps):
+        timestep = torch.full((len(state),), 1.0 - step / steps, device=state.device)
+        velocity = model(
+            state=state,
+            noise=actions,
+            timestep=timestep,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+        ).logits
+        cache.crop(prefix_length - cache.get_seq_length())  # negative: how many to forget
+        actions = actions - velocity / steps
+    return actions
+
+
+class Policy:
+    """A checkpoint on a device. Not safe to call from two threads at once."""
+
+    def __init__(self, checkpoint: checkpoints.Checkpoint, device: str = "cpu", denoising_steps: int | None = None):
+        self._checkpoint = checkpoint
+        self._model = checkpoint.model.to(device).eval()
+        self._device = torch.device(device)
+        self._prompt = checkpoint.prompt()
+        self._steps = denoising_steps or checkpoint.spec.denoising_steps
+        self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
+        self.cameras = checkpoint.spec.cameras
+        self.tokens_per_camera = tokens_per_camera(checkpoint.model)
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, device: str = "cpu", tokens: int | None = None, denoising_steps: int | None = None
+    ) -> Policy:
+        """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
+
+        tokens: how many tokens per camera the caller expects, or None for what the checkpoint has.
+        Raises CheckpointError for a broken folder, another number of tokens, or a device that is not there.
+        """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise checkpoints.CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
+        checkpoint = checkpoints.load(folder)
+        has = tokens_per_camera(checkpoint.model)
+        if tokens is not None and tokens != has:
+            raise checkpoints.CheckpointError(f"tokens is {tokens}, the checkpoint {folder} was trained with {has}")
+        if denoising_steps is not None and denoising_steps < 1:
+            raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
+        return cls(checkpoint, device, denoising_steps)
+
+    def warm_up(self) -> None:
+        """Two inferences on a made-up observation, so that the first real one takes no longer than the rest."""
+        words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]
+        image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
+        pose = Pose((0.5, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+        for _ in range(2):
+            self.infer(Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, min(words)))
+
+    @torch.inference_mode()
+    def infer(self, observation: Observation, seed: int = 0) -> PolicyOutput:
+        """The action chunk for `observation`; the same seed gives the same chunk, bit for bit on CPU.
+
+        The flow starts from the seed's noise every time by default, so that consecutive chunks choose the same
+        way around. Raises InputError when the instruction cannot be encoded, or a camera is missing.
+        """
+        started = time.perf_counter()
+        missing = [name for name in self.cameras if name not in observation.images]
+        if missing:
+            raise preprocess.InputError(f"observation lacks cameras {missing}; it has {sorted(observation.images)}")
+        images = [preprocess.letterbox(observation.images[name], self._image_size) for name in self.cameras]
+        ids, mask = self._prompt.encode(observation.instruction)
+        config = self._model.config
+        normalization = self._checkpoint.normalization
+        state = normalization.normalize_state(preprocess.to_state(observation.pose, observation.gripper))
+        shape = (1, config.chunk_size, config.max_action_dim)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        inputs = (
+            preprocess.to_pixels(np.stack(images))[None],
+            torch.from_numpy(ids)[None],
+            torch.from_numpy(mask)[None],
+            torch.from_numpy(preprocess.pad(state, config.max_state_dim))[None],
+            noise,
+        )
+        on_device = [tensor.to(self._device) for tensor in inputs]
+        prepared = time.perf_counter()
+        actions = sample_actions(self._model, *on_device, self._steps)[0, :, : preprocess.ACTION_DIM].cpu().numpy()
+        ended = time.perf_counter()
+        actions = normalization.denormalize_actions(actions)
+        step_s = self._checkpoint.spec.step_s
+        return PolicyOutput(
+            chunk=preprocess.to_chunk(observation.stamp_ns, observation.pose, actions, step_s),
+            coordinates=self._coordinates(observation),
+            latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
+        )
+
+    def _coordinates(self, observation: Observation) -> dict[str, np.ndarray]:
+        """Where the last inference looked, as fractions of each camera's own image."""
+        wrapped = attached(self._model)
+        if wrapped is None:
+            return {}
+        seen = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
+        return {
+            name: preprocess.undo_letterbox(points, *observation.images[name].shape[:2])
+            for name, points in zip(self.cameras, seen.float().cpu().numpy())
+        }
