@@ -38,7 +38,7 @@ TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
-    "tokens": ("", "Visual tokens per camera; 0: as in the checkpoint. Empty: as in params_file."),
+    "tokens": ("", "Visual tokens per camera that the checkpoint must have; 0: any number. Empty: as in params_file."),
     "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
     "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),
     "camera_topics": (

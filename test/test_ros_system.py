@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
+import tiny_checkpoint
 from ros_harness import WAIT_S, Arm, Cameras, Ros, private_domain, say, until
 
 from grids_ros.ros import conversions
@@ -49,6 +50,11 @@ class Process:
     @property
     def said(self) -> str:
         return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint.save(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

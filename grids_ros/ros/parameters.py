@@ -95,7 +95,7 @@ _AGES = (
 POLICY = (
     Parameter("checkpoint", "", "Folder of the checkpoint. Must be given."),
     Parameter("device", "cpu", "Where the policy runs: cpu, cuda, cuda:0, ..."),
-    Parameter("tokens", 0, "Visual tokens per camera; 0: as many as the checkpoint was trained with.", 0, 4096),
+    Parameter("tokens", 0, "Visual tokens per camera that the checkpoint must have; 0: any number.", 0, 4096),
     Parameter("denoising_steps", 0, "Denoising steps of the action expert; 0: as the checkpoint says.", 0, 100),
     Parameter("threads", 0, "CPU threads of torch; 0: torch's own choice.", 0, 256),
     Parameter("rate_hz", 5.0, "How often a chunk is computed [Hz].", 0.1, 100.0),
