@@ -1,0 +1,63 @@
+"""What a checkpoint says about itself: a plot of its training and a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from grids_ros.policy.checkpoint import SPACES, Checkpoint
+
+SMOOTHING = 25  # steps
+
+
+def plot_losses(log: Path, picture: Path) -> None:
+    """The terms of losses.jsonl over the steps, smoothed, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [name for name in lines[0] if name not in ("step", "seconds")]
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
+    steps = np.array([line["step"] for line in lines])
+    for axis, name in zip(np.atleast_1d(axes), names):
+        values = np.array([line[name] for line in lines])
+        width = min(SMOOTHING, len(values))
+        axis.plot(steps, values, color="0.85")
+        axis.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), color="tab:blue")
+        axis.set(title=name, xlabel="step", yscale="log")
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+
+
+def write_card(checkpoint: Checkpoint, path: Path) -> None:
+    """README.md of a checkpoint folder, from its provenance."""
+    facts, spec = checkpoint.provenance, checkpoint.spec
+    tokens = f"GridS-{spec.sampler.tokens}" if spec.sampler else "dense"
+    lines = [
+        f"# {tokens} policy, {facts['parameters'] / 1e6:.1f} M parameters",
+        "",
+        f"- Cameras, in order: {', '.join(spec.cameras)}; tokens per camera: {tokens}",
+        f"- Instructions: {'; '.join(facts['data']['instructions'])}",
+        f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; {spec.denoising_steps} denoising steps",
+        f"- State: {SPACES['state']}",
+        f"- Action: {SPACES['action']}",
+        f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
+        f"- Training: {facts['steps']} steps of batch {facts['recipe']['batch']}, seed {facts['recipe']['seed']}, "
+        f"on {facts['hardware']}",
+    ]
+    if "diagnosis" in facts:
+        errors = facts["diagnosis"]["last_step_error_mm"]
+        lines += ["", f"Error of the chunk's last step on {facts['diagnosis']['samples']} held-out samples, when shown:", ""]
+        lines += ["| condition | error [mm] |", "|---|---|"]
+        lines += [f"| {name.replace('_', ' ')} | {error} |" for name, error in errors.items()]
+        motion = facts["diagnosis"].get("coordinate_motion")
+        if motion:
+            told = ", ".join(f"{camera} {value}" for camera, value in motion.items())
+            lines += ["", f"Motion of the sampled coordinates across images, as a fraction of the width: {told}."]
+    if "evaluation" in facts:
+        lines += ["", "## Closed loop", "", "```json", json.dumps(facts["evaluation"], indent=2), "```"]
+    path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,129 @@
+"""Bags to training samples, with the very preprocessing that the robot runs.
+
+A sample is one image set of an episode, the state at its stamp, and the targets that followed it, one per step of
+the chunk. Where `target_pose` is interrupted, as while a demonstration is disturbed, nobody knows what the arm should
+have been told, and no sample reaches across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+from tqdm import tqdm
+
+from grids_ros.data.bags import Episode, Topics, read_episodes
+from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.images import to_rgb
+from grids_ros.policy.preprocess import letterbox, to_actions, to_state
+
+MAX_GAP_NS = 150_000_000  # between two targets that belong together
+MAX_SKEW_NS = 60_000_000  # between an image and the pose, the opening or the other cameras' images paired with it
+
+
+@dataclass(frozen=True)
+class Window:
+    """How samples are cut: the cameras in order, the side of their square images [px], steps and seconds per step."""
+
+    cameras: tuple[str, ...]
+    image_size: int
+    horizon: int
+    step_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Training data in memory.
+
+    images: uint8 (N, cameras, S, S, 3). states: (N, 10). actions: (N, horizon, 7). objects: (N, objects, 3) [m] in
+    the base frame, NaN where unknown. instructions: N strings. episodes: (N,) which episode each sample is from.
+    """
+
+    images: np.ndarray
+    states: np.ndarray
+    actions: np.ndarray
+    objects: np.ndarray
+    instructions: np.ndarray
+    episodes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def rows(self, which: np.ndarray) -> Samples:
+        """The samples that a mask or an index array names."""
+        return Samples(*(getattr(self, f.name)[which] for f in fields(self)))
+
+
+def targets_at(episode: Episode, times_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Target positions (n, 3), quaternions (n, 4) and openings (n,) at these stamps; None across an interruption."""
+    stamps, positions, quaternions = episode.targets
+    after = np.searchsorted(stamps, times_ns)
+    if after[0] == 0 or after[-1] == len(stamps):
+        return None
+    if np.diff(stamps)[after[0] - 1 : after[-1]].max() > MAX_GAP_NS:
+        return None
+    seconds, wanted = (stamps - stamps[0]) / NANOSECONDS, (times_ns - stamps[0]) / NANOSECONDS
+    near = slice(after[0] - 1, after[-1] + 1)
+    turns = Slerp(seconds[near], Rotation.from_quat(quaternions[near]))(wanted)
+    moved = np.stack([np.interp(wanted, seconds, positions[:, axis]) for axis in range(3)], axis=1)
+    command_stamps, commands = episode.gripper_commands
+    latest = np.searchsorted(command_stamps, times_ns, side="right") - 1
+    if latest[0] < 0:
+        return None
+    return moved, turns.as_quat(), commands[latest]
+
+
+def _nearest(stamps: np.ndarray, stamp_ns: int) -> int | None:
+    if len(stamps) == 0:
+        return None
+    index = int(np.abs(stamps - stamp_ns).argmin())
+    return index if abs(int(stamps[index]) - stamp_ns) <= MAX_SKEW_NS else None
+
+
+def samples_of(episode: Episode, window: Window):
+    """Each sample of an episode: (images, state, actions, objects)."""
+    steps_ns = (np.arange(1, window.horizon + 1) * window.step_s * NANOSECONDS).astype(np.int64)
+    stamps = {name: np.array([stamp for stamp, _ in episode.images[name]], np.int64) for name in window.cameras}
+    pose_stamps, positions, quaternions = episode.poses
+    opening_stamps, openings = episode.grippers
+    for stamp_ns in stamps[window.cameras[0]]:
+        targets = targets_at(episode, stamp_ns + steps_ns)
+        pictures = {name: _nearest(stamps[name], stamp_ns) for name in window.cameras}
+        at, grip = _nearest(pose_stamps, stamp_ns), _nearest(opening_stamps, stamp_ns)
+        if targets is None or at is None or grip is None or None in pictures.values():
+            continue
+        pose = Pose(positions[at], quaternions[at])
+        images = [letterbox(to_rgb(episode.images[n][i][1]), window.image_size) for n, i in pictures.items()]
+        seen = _nearest(episode.objects[0], stamp_ns)
+        objects = episode.objects[1][seen] if seen is not None else np.full((4, 3), np.nan)
+        yield np.stack(images), to_state(pose, openings[grip]), to_actions(pose, *targets), objects
+
+
+def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
+    columns: tuple[list, ...] = ([], [], [], [])
+    instructions, episodes = [], []
+    for number, episode in enumerate(read_episodes(bag, topics)):
+        for sample in samples_of(episode, window):
+            for column, value in zip(columns, sample):
+                column.append(value)
+            instructions.append(episode.instruction)
+            episodes.append(number)
+    if not instructions:
+        raise ValueError(f"{bag} holds no training sample: no stretch of {window.horizon} targets follows any image")
+    return Samples(*(np.stack(column) for column in columns), np.array(instructions), np.array(episodes))
+
+
+def load(bags: Sequence[Path], topics: Topics, window: Window, workers: int) -> Samples:
+    """All samples of these bags, decoded in parallel processes."""
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    with pool:
+        jobs = [pool.submit(_load_bag, bag, topics, window) for bag in bags]
+        parts = [job.result() for job in tqdm(jobs, desc="reading bags", unit="bag")]
+    offsets = np.cumsum([0, *(part.episodes.max() + 1 for part in parts[:-1])])
+    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in [f.name for f in fields(Samples)][:-1]]
+    return Samples(*columns, np.concatenate([part.episodes + offset for part, offset in zip(parts, offsets)]))

@@ -1,0 +1,77 @@
+"""Is the policy blind? A low loss alone proves nothing: it may come from the state.
+
+The same held-out samples are shown as they are, with another instruction, with an instruction that says nothing, and
+with the images of other samples. A policy that sees and reads does worse in each of the last three.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from grids_ros.policy.checkpoint import Checkpoint
+from grids_ros.policy.grids import attached
+from grids_ros.policy.preprocess import ACTION_DIM, pad, to_pixels
+from grids_ros.policy.runtime import sample_actions
+from grids_ros.train.dataset import Samples
+
+CHUNK = 32  # samples at a time
+
+
+@torch.inference_mode()
+def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.ndarray, np.ndarray | None]:
+    """Actions (N, n, 7), and coordinates (N, cameras, K, 2) or None, of the model in evaluation mode."""
+    model, prompt, normalization = checkpoint.model.eval(), checkpoint.prompt(), checkpoint.normalization
+    config = model.config
+    actions, points = [], []
+    noise = torch.randn((1, config.chunk_size, config.max_action_dim), generator=torch.Generator().manual_seed(0))
+    for start in range(0, len(states), CHUNK):
+        part = slice(start, start + CHUNK)
+        encoded = [prompt.encode(str(text)) for text in instructions[part]]
+        ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded))
+        state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
+        result = sample_actions(
+            model,
+            to_pixels(images[part]),
+            ids,
+            masks,
+            state,
+            noise.repeat(len(state), 1, 1),
+            checkpoint.spec.denoising_steps,
+        )
+        actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].numpy()))
+        wrapped = attached(model)
+        if wrapped:
+            points.append(wrapped.coordinates.unflatten(0, (len(state), -1)).numpy())
+    return np.concatenate(actions), np.concatenate(points) if points else None
+
+
+def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: int = 0) -> dict:
+    """Position error [mm] of the chunk's last step under each condition, and how far the coordinates move.
+
+    `coordinate_motion`: standard deviation of each coordinate over the samples, averaged over points, as a fraction
+    of the feature map's width, by camera.
+    """
+    rng = np.random.default_rng(seed)
+    images, states, instructions = samples.images[rows], samples.states[rows], samples.instructions[rows]
+    known = np.unique(samples.instructions)
+    others = [rng.choice(known[known != text]) if len(known) > 1 else text for text in instructions]
+    shuffled = rng.permutation(len(rows))
+    word = min(w for w in checkpoint.tokenizer.get_vocab() if not w.startswith("["))
+    conditions = {
+        "right": (images, instructions),
+        "wrong_instruction": (images, others),
+        "no_instruction": (images, [word] * len(rows)),
+        "shuffled_images": (images[shuffled], instructions),
+    }
+    report: dict = {"samples": len(rows), "last_step_error_mm": {}}
+    for name, (seen, said) in conditions.items():
+        actions, points = predict(checkpoint, seen, states, said)
+        error = np.linalg.norm(actions[:, -1, :3] - samples.actions[rows][:, -1, :3], axis=-1)
+        report["last_step_error_mm"][name] = round(1e3 * float(error.mean()), 2)
+        if name == "right" and points is not None:
+            motion = points.std(axis=0).mean(axis=(1, 2))
+            report["coordinate_motion"] = {
+                camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion)
+            }
+    return report

@@ -1,0 +1,126 @@
+"""What training minimises: the flow, and two aids that never reach the robot.
+
+`locations`: small heads must tell where the objects are from the pooled map, from the sampled tokens and, for the
+named one, from the language model. They give a small network trained from scratch a reason to see.
+`attraction`: in simulation, where the objects' places in the images are known, the nearest sampled coordinate is
+drawn to each of them. Left alone, a small model's vision layers carry what matters to a fixed grid of points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PI0ForConditionalGeneration
+
+from grids_ros.policy.grids import attached, tokens_per_camera
+from grids_ros.sampler import image_fractions
+
+DRAWS = 4  # noise draws for each prefix, which is by far the dearer half
+SOFTNESS = 0.003  # of the nearest point's choice, in squared fractions of the image
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Tensors of one step; B samples. `named` is which object each instruction names, -1 for none.
+
+    pixels (B, cameras, 3, S, S); input_ids, attention_mask (B, L); state (B, state_dim); actions (B, n, action_dim),
+    all normalised; objects (B, objects, 3), normalised, NaN where unknown; places (B, cameras, objects, 2), fractions
+    of the image, NaN where unknown.
+    """
+
+    pixels: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    state: Tensor
+    actions: Tensor
+    objects: Tensor
+    places: Tensor
+    named: Tensor
+
+
+class LocationHeads(nn.Module):
+    """Object positions from three places of the model; thrown away after training."""
+
+    def __init__(self, model: PI0ForConditionalGeneration, cameras: int, objects: int):
+        super().__init__()
+        width = model.config.vlm_config.projection_dim
+        self.objects = objects
+        self.pooled = nn.Linear(cameras * width, 3 * objects)
+        self.tokens = nn.Linear(cameras * tokens_per_camera(model) * width, 3 * objects)
+        self.named = nn.Linear(width, 3)
+
+    def forward(self, pooled: Tensor, tokens: Tensor, language: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error over what is known; zero where nothing is."""
+        known = ~batch.objects.isnan()
+        truth = batch.objects.nan_to_num()
+        loss = truth.new_zeros(())
+        for guess in (self.pooled(pooled.flatten(1)), self.tokens(tokens.flatten(1))):
+            error = (guess.view_as(truth) - truth).square() * known
+            loss = loss + error.sum() / known.sum().clamp(min=1)
+        rows = (batch.named >= 0) & known.all(-1).all(-1)
+        if rows.any():
+            goal = truth[rows, batch.named[rows]]
+            loss = loss + (self.named(language[rows]) - goal).square().mean()
+        return loss
+
+
+def attraction(points: Tensor, places: Tensor) -> Tensor:
+    """Squared distance from each visible object to its nearest point, softly chosen.
+
+    points: (B, cameras, K, 2); places: (B, cameras, objects, 2); both fractions of the image.
+    """
+    visible = ((places > 0.0) & (places < 1.0)).all(-1)
+    apart = torch.cdist(places.nan_to_num(), points).square()
+    nearest = -SOFTNESS * torch.logsumexp(-apart / SOFTNESS, dim=-1)
+    return (nearest * visible).sum() / visible.sum().clamp(min=1)
+
+
+def sample_times(config, count: int, generator: torch.Generator) -> Tensor:
+    """Flow times as PI0 draws them: Beta(alpha, 1), written through its quantile function, scaled and offset."""
+    if config.time_sampling_beta_beta != 1.0:
+        raise ValueError(f"time_sampling_beta_beta is {config.time_sampling_beta_beta}, expected 1.0")
+    uniform = torch.rand(count, generator=generator)
+    beta = uniform ** (1.0 / config.time_sampling_beta_alpha)
+    return beta * config.time_sampling_scale + config.time_sampling_offset
+
+
+def losses(
+    model: PI0ForConditionalGeneration, heads: LocationHeads, batch: Batch, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The terms for one batch: "flow", "locations", "attraction"."""
+    size, cameras = batch.pixels.shape[:2]
+    present = torch.ones(size, cameras, dtype=torch.bool)
+    embedded = model.model.embed_prefix(batch.input_ids, batch.pixels, present)
+    prefix = model.model.vlm(
+        inputs_embeds=embedded,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.attention_mask.cumsum(-1) - 1,
+        token_type_ids=torch.zeros_like(batch.input_ids),
+        use_cache=True,
+    )
+    cache = prefix.past_key_values
+    cache.batch_repeat_interleave(DRAWS)
+    actions = batch.actions.repeat_interleave(DRAWS, 0)
+    flow = model(
+        state=batch.state.repeat_interleave(DRAWS, 0),
+        noise=torch.randn(actions.shape, generator=generator),
+        timestep=sample_times(model.config, len(actions), generator),
+        attention_mask=batch.attention_mask.repeat_interleave(DRAWS, 0),
+        past_key_values=cache,
+        actions=actions,
+    ).loss.mean()
+
+    wrapped = attached(model)
+    terms = {"flow": flow}
+    words = batch.attention_mask.unsqueeze(-1).to(flow.dtype)
+    language = (prefix.last_hidden_state * words).sum(1) / words.sum(1)
+    placeholders = cameras * tokens_per_camera(model)
+    dense = wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
+    pooled = dense.mean(1).unflatten(0, (size, cameras))
+    terms["locations"] = heads(pooled, embedded[:, :placeholders], language, batch)
+    if wrapped:
+        points = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
+        terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places)
+    return terms

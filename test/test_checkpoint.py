@@ -1,0 +1,113 @@
+"""A checkpoint folder: what is saved is what is loaded, and every way to break it is named."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import save_tiny, tiny
+
+from grids_ros.policy.checkpoint import CheckpointError, load, save
+from grids_ros.policy.runtime import Policy
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "whole")
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("tokens", [None, 4])
+def test_round_trip(tokens, tmp_path):
+    before = tiny(tokens)
+    save(before, tmp_path / "saved")
+    after = load(tmp_path / "saved")
+    assert after.spec == before.spec and after.provenance == before.provenance
+    own = before.model.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in after.model.state_dict().items())
+    assert after.tokenizer.to_str() == before.tokenizer.to_str()
+    assert (after.normalization.action_std == before.normalization.action_std).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"]
+)
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {name}; it needs config.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"]
+)
+def test_a_truncated_file_is_named(folder, name):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=name):
+        load(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def edit(folder, name, change):
+    values = json.loads((folder / name).read_text())
+    change(values)
+    (folder / name).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("grids.json", lambda v: v.pop("cameras"), "expected .*cameras"),
+        ("grids.json", lambda v: v.update(cameras=[]), "cameras is empty"),
+        ("grids.json", lambda v: v["sampler"].update(margin=0.7), r"margin is 0.7, expected a value in \[0, 0.5\)"),
+        ("grids.json", lambda v: v["sampler"].pop("align_corners"), "expected .*align_corners"),
+        ("grids.json", lambda v: v["spaces"].update(action="joint velocities"), "states and actions mean"),
+        ("grids.json", lambda v: v["sampler"].update(tokens=5), r"has shape \(8.*expected \(10"),
+        ("grids.json", lambda v: v.update(sampler=None), "lacks 2 tensors, among them .*projector.linear"),
+        ("grids.json", lambda v: v.update(stem=None), "tensors, among them"),
+        ("config.json", lambda v: v["dit_config"].update(hidden_size=64), "expected"),
+        ("normalization.json", lambda v: v.update(state_std=[1.0]), r"state_std has shape \(1,\), expected \(10,\)"),
+        ("normalization.json", lambda v: v["action_std"].__setitem__(0, 0.0), "action_std is not positive"),
+    ],
+)
+def test_pieces_that_disagree_are_named(folder, name, change, text):
+    edit(folder, name, change)
+    with pytest.raises(CheckpointError, match=text):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: t.pop("action_out_proj.bias"), "lacks 1 tensors, among them action_out_proj.bias"),
+        (lambda t: t.update(extra=torch.zeros(1)), "unknown 1 tensors, among them extra"),
+        (lambda t: t.update({"action_out_proj.bias": torch.zeros(3)}), r"shape \(3,\), expected \(7,\)"),
+        (lambda t: t["action_out_proj.bias"].fill_(float("nan")), "NaN or infinity, among them action_out_proj.bias"),
+    ],
+)
+def test_wrong_tensors_are_named(folder, change, text):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=text):
+        load(folder)
+
+
+def test_the_caller_s_wishes_are_checked(whole):
+    assert Policy.load(whole, tokens=4).tokens_per_camera == 4
+    with pytest.raises(CheckpointError, match="tokens is 16, .* was trained with 4"):
+        Policy.load(whole, tokens=16)
+    with pytest.raises(CheckpointError, match="denoising_steps is -1"):
+        Policy.load(whole, denoising_steps=-1)
+    with pytest.raises(CheckpointError, match="device 'warp' cannot be used"):
+        Policy.load(whole, device="warp")

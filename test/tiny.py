@@ -1,0 +1,46 @@
+"""A policy of a few thousand weights, random but complete, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
+from grids_ros.policy.model import DemoSize, demo_config
+from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
+from grids_ros.sampler import SamplerConfig
+
+SIZE = DemoSize(
+    image_size=32,
+    stem=(8, 16, 32),
+    vision_layers=1,
+    vision_mlp=32,
+    width=32,
+    mlp=32,
+    layers=2,
+    expert_width=32,
+    expert_mlp=32,
+    heads=2,
+    head_dim=16,
+)
+INSTRUCTIONS = [f"lift the {colour} cube" for colour in ("red", "green", "blue")]
+
+
+def tiny(tokens: int | None = 4, cameras=("base", "wrist"), seed: int = 0, horizon: int = 6) -> Checkpoint:
+    """A checkpoint in memory; tokens=None is the dense model. Actions stay within a few millimetres of the tool."""
+    torch.manual_seed(seed)
+    sampler = SamplerConfig(tokens=tokens, channels=SIZE.width, layer_norm=True, margin=0.02) if tokens else None
+    spec = PolicySpec(tuple(cameras), 12, 0.1, 2, SIZE.stem, sampler)
+    tokenizer = word_tokenizer(INSTRUCTIONS)
+    config = demo_config(SIZE, tokenizer.get_vocab_size(), horizon, STATE_DIM, ACTION_DIM)
+    scale = np.array([2e-3] * 6 + [1e-2])
+    normalization = Normalization(np.zeros(STATE_DIM), np.ones(STATE_DIM), np.array([0.0] * 6 + [0.06]), scale)
+    return Checkpoint(create(config, spec), spec, tokenizer, normalization, {"steps": 0})
+
+
+def save_tiny(folder: Path, **options) -> Path:
+    """The same, as a folder."""
+    save(tiny(**options), folder)
+    return folder
