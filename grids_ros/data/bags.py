@@ -1,0 +1,302 @@
+"""rosbag2 in and out, without ROS: the writer of demonstrations, and the one reader of every recording.
+
+Reads MCAP and sqlite3, raw and compressed images, simulated and real arms. Stamps are those of the messages' headers
+(acquisition), in nanoseconds; messages without a header count from when the bag received them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from grids_ros.datatypes import NANOSECONDS, Pose
+
+FRAME = "base"
+BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
+_PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
+_FOREVER = QosTime(9223372036, 854775807)
+_IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+class BagError(ValueError):
+    """A bag that cannot be read, or that lacks a topic: says which, and what the bag holds."""
+
+
+def _default_cameras() -> Mapping[str, str]:
+    return MappingProxyType({name: f"camera/{name}/image_raw/compressed" for name in ("base", "wrist")})
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Where things are in a bag; a leading '/' makes no difference.
+
+    cameras: camera name to its topic, of Image or CompressedImage. fingers: the joints of `joint_states` whose sum is
+    the opening [m]. `object_poses` is the only one that a bag may lack.
+    """
+
+    cameras: Mapping[str, str] = field(default_factory=_default_cameras)
+    instruction: str = "instruction"
+    current_pose: str = "current_pose"
+    joint_states: str = "joint_states"
+    target_pose: str = "target_pose"
+    gripper_command: str = "gripper_command"
+    object_poses: str = "object_poses"
+    fingers: tuple[str, ...] = ("fr3_finger_joint1", "fr3_finger_joint2")
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """What happened under one instruction. Stamps are int64 [ns] and never decrease; poses are in the base frame.
+
+    images: per camera, (stamp, message) in order; `grids_ros.images.to_rgb` decodes the message.
+    poses, targets: stamps (n,), positions (n, 3) [m], quaternions (n, 4) xyzw; measured, and asked of the arm.
+    grippers, gripper_commands: stamps (n,), openings (n,) [m]; measured, and asked of the hand.
+    objects: stamps (n,), positions (n, objects, 3) [m]; empty where the bag has none.
+    """
+
+    instruction: str
+    images: Mapping[str, Sequence[tuple[int, object]]]
+    poses: tuple[np.ndarray, np.ndarray, np.ndarray]
+    grippers: tuple[np.ndarray, np.ndarray]
+    targets: tuple[np.ndarray, np.ndarray, np.ndarray]
+    gripper_commands: tuple[np.ndarray, np.ndarray]
+    objects: tuple[np.ndarray, np.ndarray]
+
+
+class _Collector:
+    """The messages of one episode as they come."""
+
+    def __init__(self, instruction: str, cameras: Sequence[str]):
+        self.instruction = instruction
+        self.images: dict[str, list] = {name: [] for name in cameras}
+        self.rows: dict[str, list] = {
+            name: [] for name in ("current_pose", "target_pose", "joint_states", "gripper_command", "object_poses")
+        }
+
+    def episode(self) -> Episode:
+        return Episode(
+            self.instruction,
+            {name: sorted(images, key=lambda image: image[0]) for name, images in self.images.items()},
+            _poses(self.rows["current_pose"]),
+            _table(self.rows["joint_states"]),
+            _poses(self.rows["target_pose"]),
+            _table(self.rows["gripper_command"]),
+            _table(self.rows["object_poses"], shape=(0, 3)),
+        )
+
+
+def _table(rows: list[tuple], shape: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Stamps and values of (stamp, value) rows, in the order of their stamps; `shape` is a value's when none came."""
+    rows = sorted(rows, key=lambda row: row[0])
+    stamps = np.array([row[0] for row in rows], dtype=np.int64)
+    return stamps, np.array([row[1] for row in rows], dtype=np.float64).reshape(len(rows), *_shape_of(rows, shape))
+
+
+def _shape_of(rows: list[tuple], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return np.shape(rows[0][1]) if rows else shape
+
+
+def _poses(rows: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stamps, values = _table(rows, shape=(7,))
+    return stamps, values[:, :3], values[:, 3:]
+
+
+def _stamp(message, received_ns: int) -> int:
+    """The header's stamp; publishers that leave it zero count from when the bag received the message."""
+    header = getattr(message, "header", None)
+    stamp_ns = header.stamp.sec * NANOSECONDS + header.stamp.nanosec if header else 0
+    return stamp_ns or received_ns
+
+
+def _values(message, role: str, fingers: Sequence[str]):
+    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states."""
+    if role in ("current_pose", "target_pose"):
+        position, turn = message.pose.position, message.pose.orientation
+        return (position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w)
+    if role == "object_poses":
+        return [(pose.position.x, pose.position.y, pose.position.z) for pose in message.poses]
+    if role == "joint_states":
+        positions = dict(zip(message.name, message.position, strict=False))
+        return sum(positions[name] for name in fingers) if all(name in positions for name in fingers) else None
+    return float(message.data[0]) if len(message.data) else None
+
+
+def _connections(reader: AnyReader, path: Path, topics: Topics) -> dict[str, list[Connection]]:
+    """Role ("image:<camera>" or a field of Topics) to the connections of its topic. Raises BagError."""
+    roles = {f"image:{name}": topic for name, topic in topics.cameras.items()}
+    for name in ("instruction", "current_pose", "joint_states", "target_pose", "gripper_command", "object_poses"):
+        roles[name] = getattr(topics, name)
+    present: dict[str, list[Connection]] = {}
+    for connection in reader.connections:
+        present.setdefault(connection.topic.lstrip("/"), []).append(connection)
+    found = {role: present.get(topic.lstrip("/"), []) for role, topic in roles.items()}
+    missing = [roles[role] for role, connections in found.items() if not connections and role != "object_poses"]
+    if missing:
+        held = ", ".join(sorted(f"{topic} ({where[0].msgtype})" for topic, where in present.items()))
+        raise BagError(f"{path} has no topic {', '.join(missing)}; it has {held or 'no topics'}")
+    for role, connections in found.items():
+        if role.startswith("image:") and connections[0].msgtype not in _IMAGE_TYPES:
+            raise BagError(f"{path}: {roles[role]} is {connections[0].msgtype}, expected {' or '.join(_IMAGE_TYPES)}")
+    return found
+
+
+def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]:
+    """Each episode of a rosbag2 folder, in order; one in memory at a time.
+
+    A non-empty `instruction` begins an episode, the next one, an empty one or the bag's end closes it. Messages
+    outside episodes are passed over; so are repetitions of the instruction that holds already. Raises BagError.
+    """
+    path, topics = Path(path), topics or Topics()
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)))
+        except (AnyReaderError, OSError) as error:
+            raise BagError(f"cannot read {path} as a rosbag2: {error}") from error
+        found = _connections(reader, path, topics)
+        role_of = {connection.id: role for role, connections in found.items() for connection in connections}
+        wanted = [connection for connections in found.values() for connection in connections]
+        current: _Collector | None = None
+        for connection, received_ns, raw in reader.messages(wanted):
+            role = role_of[connection.id]
+            if role == "instruction":
+                words = reader.deserialize(raw, connection.msgtype).data.strip()
+                if current is not None and words == current.instruction:
+                    continue
+                if current is not None:
+                    yield current.episode()
+                current = _Collector(words, tuple(topics.cameras)) if words else None
+            elif current is not None:
+                _collect(current, role, reader.deserialize(raw, connection.msgtype), received_ns, topics.fingers)
+        if current is not None:
+            yield current.episode()
+
+
+def _collect(into: _Collector, role: str, message, received_ns: int, fingers: Sequence[str]) -> None:
+    stamp_ns = _stamp(message, received_ns)
+    if role.startswith("image:"):
+        into.images[role.removeprefix("image:")].append((stamp_ns, message))
+        return
+    values = _values(message, role, fingers)
+    if values is not None:
+        into.rows[role].append((stamp_ns, values))
+
+
+def _qos(latched: bool, reliable: bool) -> Qos:
+    """As `ros2 bag play` should offer it again."""
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
+        durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        deadline=_FOREVER,
+        lifespan=_FOREVER,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_FOREVER,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+_RELIABLE = ("instruction", "target_pose", "gripper_command")
+
+
+class BagWriter:
+    """A rosbag2 with the topics of a demonstration; a context manager. All stamps are nanoseconds.
+
+    path: the bag's folder, which must not exist (BagError). storage: StoragePlugin.MCAP or SQLITE3.
+    """
+
+    def __init__(self, path: Path, topics: Topics | None = None, storage: StoragePlugin = StoragePlugin.MCAP):
+        self._topics = topics or Topics()
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._types = self._store.types
+        self._connections: dict[str, Connection] = {}
+        if Path(path).exists():
+            raise BagError(f"{path} exists already; give the bag a folder of its own")
+        self._writer = Writer(Path(path), version=BAG_VERSION, storage_plugin=storage)
+
+    def __enter__(self) -> BagWriter:
+        self._writer.open()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._writer.close()
+
+    def _new(self, name: str, *fields):
+        return self._types[name](*fields)
+
+    def _header(self, stamp_ns: int, frame: str = FRAME):
+        stamp = self._new("builtin_interfaces/msg/Time", *divmod(int(stamp_ns), NANOSECONDS))
+        return self._new("std_msgs/msg/Header", stamp, frame)
+
+    def write(self, topic: str, stamp_ns: int, message) -> None:
+        """Any message of the type store on any topic."""
+        if topic not in self._connections:
+            qos = _qos(latched=topic == self._topics.instruction, reliable=topic in _RELIABLE)
+            self._connections[topic] = self._writer.add_connection(
+                topic if topic.startswith("/") else f"/{topic}",
+                message.__msgtype__,
+                typestore=self._store,
+                offered_qos_profiles=[qos],
+            )
+        self._writer.write(
+            self._connections[topic], int(stamp_ns), self._store.serialize_cdr(message, message.__msgtype__)
+        )
+
+    def image(self, camera: str, stamp_ns: int, rgb: np.ndarray) -> None:
+        """uint8 RGB (H, W, 3), written as PNG: nothing is lost."""
+        _, png = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
+        header = self._header(stamp_ns, f"{camera}_camera_optical_frame")
+        message = self._new("sensor_msgs/msg/CompressedImage", header, "png", png.reshape(-1))
+        self.write(self._topics.cameras[camera], stamp_ns, message)
+
+    def instruction(self, stamp_ns: int, words: str) -> None:
+        """What to do from now on; empty ends the episode."""
+        self.write(self._topics.instruction, stamp_ns, self._new("std_msgs/msg/String", words))
+
+    def current_pose(self, stamp_ns: int, pose: Pose) -> None:
+        """Measured."""
+        self._pose(self._topics.current_pose, stamp_ns, pose)
+
+    def target_pose(self, stamp_ns: int, pose: Pose) -> None:
+        """Asked of the arm from now on."""
+        self._pose(self._topics.target_pose, stamp_ns, pose)
+
+    def _pose(self, topic: str, stamp_ns: int, pose: Pose) -> None:
+        message = self._new("geometry_msgs/msg/PoseStamped", self._header(stamp_ns), self._pose_message(pose))
+        self.write(topic, stamp_ns, message)
+
+    def _pose_message(self, pose: Pose):
+        return self._new(
+            "geometry_msgs/msg/Pose",
+            self._new("geometry_msgs/msg/Point", *map(float, pose.position)),
+            self._new("geometry_msgs/msg/Quaternion", *map(float, pose.quaternion)),
+        )
+
+    def joint_states(self, stamp_ns: int, names: Sequence[str], positions, velocities) -> None:
+        """Arm [rad] and fingers [m], and how fast they move."""
+        values = (np.asarray(positions, np.float64), np.asarray(velocities, np.float64), np.zeros(0))
+        message = self._new("sensor_msgs/msg/JointState", self._header(stamp_ns), list(names), *values)
+        self.write(self._topics.joint_states, stamp_ns, message)
+
+    def gripper_command(self, stamp_ns: int, opening: float) -> None:
+        """Opening between the fingers [m]."""
+        layout = self._new("std_msgs/msg/MultiArrayLayout", [], 0)
+        message = self._new("std_msgs/msg/Float64MultiArray", layout, np.array([opening], np.float64))
+        self.write(self._topics.gripper_command, stamp_ns, message)
+
+    def object_poses(self, stamp_ns: int, poses: Sequence[Pose]) -> None:
+        """Of the objects, in their order: labels for training, which no robot has."""
+        message = self._new(
+            "geometry_msgs/msg/PoseArray", self._header(stamp_ns), [self._pose_message(pose) for pose in poses]
+        )
+        self.write(self._topics.object_poses, stamp_ns, message)
