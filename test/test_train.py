@@ -1,0 +1,217 @@
+"""Training: labels cut where they should be, losses with known values, runs that resume to the same numbers."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from tiny import INSTRUCTIONS, SIZE, tiny
+
+from grids_ros.data.bags import Episode
+from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.policy.checkpoint import load, save
+from grids_ros.policy.preprocess import to_chunk
+from grids_ros.sim.scene import Scene
+from grids_ros.train.card import plot_losses, write_card
+from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
+from grids_ros.train.diagnosis import diagnose
+from grids_ros.train.loop import Batches, Recipe, Trainer
+from grids_ros.train.losses import attraction, sample_times
+from grids_ros.train.places import places
+
+STEP_NS = NANOSECONDS // 20  # of the targets
+RECIPE = Recipe(steps=8, batch=4, warm_up=2)
+
+
+def image(value):
+    return SimpleNamespace(height=40, width=40, encoding="rgb8", step=120, is_bigendian=0, data=bytes([value]) * 4800)
+
+
+def episode(missing=(), seconds=3.0):
+    """A tool that moves along x at 0.1 m/s and turns about z at 0.2 rad/s; the gripper closes at 1.5 s."""
+    ticks = np.array([i for i in range(int(seconds * 20)) if i not in missing])
+    stamps = ticks * STEP_NS
+    positions = np.stack([0.1 * stamps / NANOSECONDS, np.zeros(len(ticks)), np.full(len(ticks), 0.2)], axis=1)
+    turns = Rotation.from_rotvec(np.outer(0.2 * stamps / NANOSECONDS, (0, 0, 1))).as_quat()
+    frames = [(int(i * NANOSECONDS // 10), image(i)) for i in range(int(seconds * 10))]
+    tables = np.array([stamp for stamp, _ in frames])
+    still = np.tile((0.0, 0.0, 0.0, 1.0), (len(frames), 1))
+    return Episode(
+        INSTRUCTIONS[0],
+        {"base": frames, "wrist": frames},
+        (tables, np.tile((0.0, 0.0, 0.2), (len(frames), 1)), still),
+        (tables, np.full(len(frames), 0.08)),
+        (stamps, positions, turns),
+        (np.array([0, 1_500_000_000]), np.array([0.08, 0.0])),
+        (tables, np.zeros((len(frames), 4, 3))),
+    )
+
+
+def test_targets_are_read_from_the_recorded_motion():
+    times = np.array([525, 1625]) * 1_000_000
+    positions, quaternions, openings = targets_at(episode(), times)
+    np.testing.assert_allclose(positions[:, 0], [0.0525, 0.1625], atol=1e-9)
+    np.testing.assert_allclose(Rotation.from_quat(quaternions).as_rotvec()[:, 2], [0.105, 0.325], atol=1e-9)
+    assert openings.tolist() == [0.08, 0.0]
+
+
+@pytest.mark.parametrize(("start_ms", "end_ms"), [(-50, 100), (2800, 3200), (900, 1300)])
+def test_no_target_beyond_the_ends_or_across_an_interruption(start_ms, end_ms):
+    cut = episode(missing=range(20, 25))
+    assert targets_at(cut, np.array([start_ms, end_ms]) * 1_000_000) is None
+    assert targets_at(cut, np.array([300, 900]) * 1_000_000) is not None
+
+
+def test_samples_mean_what_the_robot_will_do():
+    window = Window(("base", "wrist"), 32, 6, 0.1)
+    samples = list(samples_of(episode(), window))
+    assert len(samples) == 24  # the last image whose 0.6 s of targets all lie within 2.95 s is that at 2.3 s
+    images, state, actions, objects = samples[5]
+    assert images.shape == (2, 32, 32, 3) and (images == 5).all()
+    assert state.shape == (10,) and objects.shape == (4, 3)
+    chunk = to_chunk(0, Pose((0, 0, 0.2), (0, 0, 0, 1)), actions, 0.1)
+    np.testing.assert_allclose(chunk.positions[:, 0], 0.1 * (0.5 + 0.1 * np.arange(1, 7)), atol=1e-9)
+
+
+# --- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_attraction_is_the_squared_distance_to_the_nearest_point():
+    points = torch.tensor([[[[0.1, 0.1], [0.9, 0.9]]]])
+    there = torch.tensor([[[[0.1, 0.3]]]])
+    assert attraction(points, there).item() == pytest.approx(0.04, abs=1e-4)
+    hidden = torch.tensor([[[[float("nan"), 0.3], [1.2, 0.5]]]])
+    assert attraction(points, hidden).item() == 0.0
+
+
+def test_attraction_pulls_only_the_nearest_point():
+    points = torch.tensor([[[[0.2, 0.2], [0.8, 0.8]]]], requires_grad=True)
+    attraction(points, torch.tensor([[[[0.3, 0.2]]]])).backward()
+    assert points.grad[0, 0, 0, 0] < -0.1
+    assert points.grad[0, 0, 1].abs().max() < 1e-6
+
+
+def test_flow_times_follow_their_distribution():
+    times = sample_times(tiny().model.config, 200_000, torch.Generator().manual_seed(0))
+    assert 0.0 < times.min() and times.max() <= 1.0
+    assert times.mean().item() == pytest.approx(0.999 * 0.6 + 0.001, abs=3e-3)  # Beta(1.5, 1) has mean 0.6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_places_are_where_the_camera_sees_them(seed):
+    """The tool itself, projected: it must hang at the same place of the wrist camera whatever the arm does."""
+    scene = Scene(seed)
+    tool = scene.tool_pose()
+    turn = Rotation.from_quat(tool.quaternion).as_matrix()
+    state = np.concatenate([tool.position, turn[:, 0], turn[:, 1], [0.08]])[None]
+    seen = places(tool.position[None, None], state, ("wrist", "base"))
+    assert np.isfinite(seen).all()
+    for index, camera in enumerate(("wrist", "base")):
+        pose = scene.camera_pose(camera)
+        local = Rotation.from_quat(pose.quaternion).inv().apply(tool.position - pose.position)
+        pixel = scene.camera_intrinsics(camera) @ (local / local[2])
+        np.testing.assert_allclose(seen[0, index, 0], pixel[:2] / scene.image_size, atol=2e-3)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+def samples(count=24, seed=0):
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(count, 10))
+    states[:, 3:9] = (1, 0, 0, 0, -1, 0)
+    return Samples(
+        images=rng.integers(0, 256, (count, 2, SIZE.image_size, SIZE.image_size, 3), dtype=np.uint8),
+        states=states,
+        actions=rng.normal(size=(count, 6, 7)) * 2e-3,
+        objects=rng.uniform(0.3, 0.6, (count, 4, 3)),
+        instructions=np.array([INSTRUCTIONS[i % 3] for i in range(count)]),
+        episodes=np.arange(count) // 4,
+    )
+
+
+def trained(folder, stops, recipe=RECIPE):
+    """Train in stretches, each resumed from what the one before saved; the trainer of the last."""
+    folder.mkdir()
+    for index, stop in enumerate(stops):
+        trainer = Trainer(tiny(), samples(), recipe)
+        if index:
+            trainer.resume(folder / "training.safetensors")
+        for _ in trainer.run(folder / "losses.jsonl", stop):
+            pass
+        trainer.save(folder / "training.safetensors")
+    return trainer
+
+
+def test_a_resumed_run_ends_on_the_same_numbers(tmp_path):
+    whole, resumed = trained(tmp_path / "a", [6]), trained(tmp_path / "b", [2, 6])
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7, msg=name)
+    logs = [[json.loads(line)["flow"] for line in (tmp_path / n / "losses.jsonl").open()] for n in "ab"]
+    assert logs[0] == logs[1] and len(logs[0]) == 6
+
+
+def test_training_lowers_the_loss_on_what_it_sees(tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=60, learning_rate=3e-3)
+    trained(tmp_path / "run", [60], recipe)
+    flow = [json.loads(line)["flow"] for line in (tmp_path / "run" / "losses.jsonl").open()]
+    assert np.mean(flow[-10:]) < 0.8 * np.mean(flow[:10])
+
+
+def test_the_state_of_another_model_is_refused(tmp_path):
+    trainer = trained(tmp_path / "a", [1])
+    dense = Trainer(tiny(None), samples(), RECIPE)
+    dense.save(tmp_path / "dense.safetensors")
+    with pytest.raises(ValueError, match="is from another model"):
+        trainer.resume(tmp_path / "dense.safetensors")
+
+
+def test_a_batch_depends_on_its_step_and_seed_alone():
+    checkpoint = tiny()
+    batches = Batches(samples(), checkpoint, RECIPE)
+    first, again, next_one = batches.at(3), batches.at(3), batches.at(4)
+    assert torch.equal(first.pixels, again.pixels) and not torch.equal(first.pixels, next_one.pixels)
+    assert set(first.named.tolist()) <= {0, 1, 2}
+
+
+def test_a_shift_moves_the_picture_and_its_labels_together():
+    data = samples(4)
+    data.images[:] = 0
+    data.images[:, :, 16, 10] = 255
+    batch = Batches(data, tiny(), Recipe(steps=1, batch=4, shift=3)).at(0)
+    unshifted = Batches(data, tiny(), Recipe(steps=1, batch=4, shift=0)).at(0)
+    moved = (batch.places - unshifted.places)[:, :, 0] * SIZE.image_size
+    bright = batch.pixels.sum(2)
+    for b, c in np.ndindex(4, 2):
+        y, x = np.unravel_index(int(bright[b, c].argmax()), bright[b, c].shape)
+        if torch.isfinite(moved[b, c]).all():
+            np.testing.assert_allclose(moved[b, c], [x - 10, y - 16], atol=1e-4)
+
+
+def test_diagnosis_card_and_plot(tmp_path):
+    trainer = trained(tmp_path / "run", [2])
+    data = samples()
+    report = diagnose(trainer.checkpoint, data, np.arange(12))
+    assert set(report["last_step_error_mm"]) == {"right", "wrong_instruction", "no_instruction", "shuffled_images"}
+    assert set(report["coordinate_motion"]) == {"base", "wrist"}
+    facts = {
+        "parameters": 1000,
+        "data": {"instructions": INSTRUCTIONS, "episodes": 6, "samples": 24},
+        "steps": 2,
+        "recipe": dataclasses.asdict(RECIPE),
+        "hardware": "a test",
+        "diagnosis": report,
+    }
+    checkpoint = dataclasses.replace(trainer.checkpoint, provenance=facts)
+    save(checkpoint, tmp_path / "saved")
+    write_card(load(tmp_path / "saved"), tmp_path / "saved" / "README.md")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "GridS-4" in card and "shuffled images" in card and "6 episodes, 24 samples" in card
+    plot_losses(tmp_path / "run" / "losses.jsonl", tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
