@@ -20,11 +20,10 @@ from launch.actions import (
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.event_handlers import OnProcessExit
+from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
 
 from launch import LaunchDescription
 
@@ -115,8 +114,9 @@ def _supervise_policy(policy_node: LifecycleNode) -> list:
     """Until it was active once, the policy's end is the end of everything; afterwards it is started again."""
     been_active = []
 
-    def on_active(context) -> None:
-        been_active.append(True)
+    def on_output(event) -> None:
+        if b"grids_policy is active" in event.text:  # its transition event is lost where DDS has not discovered us yet
+            been_active.append(True)
 
     def on_exit(event, context) -> list:
         if context.is_shutdown:
@@ -127,11 +127,7 @@ def _supervise_policy(policy_node: LifecycleNode) -> list:
         return _shut_down("the policy", event.returncode)
 
     return [
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=policy_node, goal_state="active", entities=[OpaqueFunction(function=on_active)]
-            )
-        ),
+        RegisterEventHandler(OnProcessIO(target_action=policy_node, on_stdout=on_output, on_stderr=on_output)),
         RegisterEventHandler(OnProcessExit(target_action=policy_node, on_exit=on_exit)),
     ]
 

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-import tiny_checkpoint
 from ros_harness import Arm, Cameras, Ros, say, until
 from std_msgs.msg import String
+from tiny import save_tiny
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from grids_ros.policy import runtime
@@ -22,7 +22,7 @@ NAME = "grids_policy"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tiny_checkpoint.save(tmp_path_factory.mktemp("checkpoint"))
+    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def _half_written(folder):
 
 
 def _of_another_shape(folder):
-    tiny_checkpoint.save(folder / "other", width=64)
+    save_tiny(folder / "other", tokens=8)
     shutil.copy(folder / "other" / "model.safetensors", folder / "model.safetensors")
 
 
@@ -100,7 +100,7 @@ def test_the_instruction_reaches_the_token_ids_and_a_strange_one_is_refused(ros,
     chunks = ros.collect(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
     node = ros.start(PolicyNode, checkpoint=str(checkpoint), rate_hz=20.0, threads=1)
     ros.activate(node)
-    assert node.diagnostic_values()["tokens_per_camera"] == tiny_checkpoint.TOKENS
+    assert node.diagnostic_values()["tokens_per_camera"] == 4
     instruction = say(ros, "lift the red cube")
     until(lambda: len(chunks) > 2, "chunks")
     red = ids[-1]

@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-import tiny_checkpoint
 from ros_harness import WAIT_S, Arm, Cameras, Ros, private_domain, say, until
+from tiny import save_tiny
 
 from grids_ros.ros import conversions
 
@@ -54,7 +54,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tiny_checkpoint.save(tmp_path_factory.mktemp("checkpoint"))
+    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

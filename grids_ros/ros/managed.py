@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,7 +18,7 @@ from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 REFUSED, NOT_STARTED = 2, 3  # exit codes: a bad parameter or a missing library; `autostart` did not reach active
-AUTOSTART_DELAY_S = 1.0  # whoever watches the transitions has been discovered by then
+AUTOSTART_DELAY_S = 0.1
 _FAILURE = TransitionCallbackReturn.FAILURE
 
 
@@ -53,6 +54,7 @@ class ManagedNode(LifecycleNode):
                 self.exit_code = NOT_STARTED
                 self.context.try_shutdown()
                 return
+        self.get_logger().info(f"{self.get_name()} is active")  # the launch file waits for these words
 
     def configure(self) -> None:
         raise NotImplementedError
@@ -163,6 +165,8 @@ def run(
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # ctrl-C reaches a launched node twice: once from the terminal
+            signal.signal(number, signal.SIG_IGN)
         node.close()
         executor.remove_node(node)
         node.destroy_node()
