@@ -268,17 +268,6 @@ def test_hold_is_at_once_and_lasts_until_released():
     assert not run(f, 110 * MS, 1, HOME)[0].holding
 
 
-def test_a_withdrawn_instruction_drops_the_chunk_and_the_next_one_goes_on():
-    f = follower()
-    f.measure(0, HOME)
-    f.accept(chunk(), 0)
-    run(f, 0, 3, HOME)
-    f.drop()
-    assert run(f, 30 * MS, 1, HOME)[0].reason == "no chunk"
-    f.accept(chunk(40 * MS), 50 * MS)
-    assert not run(f, 50 * MS, 1, HOME)[0].holding
-
-
 def test_a_stale_pose_holds_and_what_was_missed_is_not_made_up_in_one_leap():
     f = follower(join_s=0.2)
     f.measure(0, HOME)

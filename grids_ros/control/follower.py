@@ -93,10 +93,6 @@ class Follower:
         self._hold_reason = ""
         self._released_ns = now_ns
 
-    def drop(self) -> None:
-        """Forget the chunk and hold until the next one: the instruction was withdrawn."""
-        self._join = None
-
     def accept(self, chunk: ActionChunk, now_ns: int) -> None:
         """Follow `chunk` from now on. Raises Refused; what was being followed then goes on."""
         self._watch_clock(now_ns)
