@@ -164,6 +164,9 @@ def run(
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # a signal ends the context at once, and whoever was publishing gets an RCLError
+        if rclpy.ok():
+            raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # ctrl-C reaches a launched node twice: once from the terminal
             signal.signal(number, signal.SIG_IGN)
