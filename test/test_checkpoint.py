@@ -35,7 +35,8 @@ def test_round_trip(tokens, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"]
+    "name",
+    ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"],
 )
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
@@ -44,7 +45,8 @@ def test_a_missing_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"]
+    "name",
+    ["config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors"],
 )
 def test_a_truncated_file_is_named(folder, name):
     data = (folder / name).read_bytes()

@@ -40,14 +40,17 @@ def chunk(stamp_ns=0, positions=((0.1, 0, 0.3), (0.2, 0, 0.3)), dt=0.1, quaterni
 
 
 def follower(**changes):
-    return Follower(FollowerConfig(**{**dict(limits=LIMITS, gripper=GRIPPER, period_s=PERIOD_S), **changes}))
+    return Follower(FollowerConfig(**{**{"limits": LIMITS, "gripper": GRIPPER, "period_s": PERIOD_S}, **changes}))
 
 
 def angle(a: Pose, b: Pose) -> float:
-    return float(np.linalg.norm((Rotation.from_quat(b.quaternion) * Rotation.from_quat(a.quaternion).inv()).as_rotvec()))
+    return float(
+        np.linalg.norm((Rotation.from_quat(b.quaternion) * Rotation.from_quat(a.quaternion).inv()).as_rotvec())
+    )
 
 
 coordinate = st.floats(-1.0, 1.0)
+AT_ZERO = st.just(0)
 points = st.tuples(coordinate, coordinate, coordinate)
 quaternions = st.tuples(coordinate, coordinate, coordinate, coordinate).filter(lambda q: np.linalg.norm(q) > 0.1)
 
@@ -59,7 +62,7 @@ def poses(draw):
 
 
 @st.composite
-def chunks(draw, stamp_ns=st.just(0)):
+def chunks(draw, stamp_ns=AT_ZERO):
     steps = draw(st.lists(poses(), min_size=1, max_size=5))
     return ActionChunk(
         stamp_ns=draw(stamp_ns),
@@ -217,7 +220,8 @@ def test_limits_hold_whatever_comes(arrivals, start, pushes):
         assert np.linalg.norm(command.pose.position - previous.position) <= LIMITS.linear_speed * PERIOD_S + SLACK
         assert angle(previous, command.pose) <= LIMITS.angular_speed * PERIOD_S + 1e-6
         box_error = np.maximum(
-            np.subtract(LIMITS.workspace_min, command.pose.position), np.subtract(command.pose.position, LIMITS.workspace_max)
+            np.subtract(LIMITS.workspace_min, command.pose.position),
+            np.subtract(command.pose.position, LIMITS.workspace_max),
         ).max()
         inside = inside or box_error <= 0
         if inside:

@@ -11,7 +11,8 @@ UP = (0.0, 0.0, 0.0, 1.0)
 
 
 def chunk(**changes):
-    values = dict(stamp_ns=0, times=[0.1, 0.2], positions=np.zeros((2, 3)), quaternions=[UP, UP], gripper=[0.0, 0.0])
+    values = {"stamp_ns": 0, "times": [0.1, 0.2], "positions": np.zeros((2, 3)), "gripper": [0.0, 0.0]}
+    values["quaternions"] = [UP, UP]
     return ActionChunk(**{**values, **changes})
 
 
@@ -74,12 +75,12 @@ def test_the_end_of_a_chunk_is_its_last_step():
     ],
 )
 def test_bad_observations_are_refused(changes, text):
-    values = dict(
-        stamp_ns=0,
-        images={"wrist": np.zeros((4, 4, 3), np.uint8)},
-        pose=Pose((0, 0, 0), UP),
-        gripper=0.0,
-        instruction="lift",
-    )
+    values = {
+        "stamp_ns": 0,
+        "images": {"wrist": np.zeros((4, 4, 3), np.uint8)},
+        "pose": Pose((0, 0, 0), UP),
+        "gripper": 0.0,
+        "instruction": "lift",
+    }
     with pytest.raises(ValueError, match=text):
         Observation(**{**values, **changes})

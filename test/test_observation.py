@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ NOW = 100 * NANOSECONDS
 
 
 def image(value=0, **changes):
-    values = dict(height=2, width=2, encoding="rgb8", step=6, is_bigendian=0, data=bytes([value]) * 12)
+    values = {"height": 2, "width": 2, "encoding": "rgb8", "step": 6, "is_bigendian": 0, "data": bytes([value]) * 12}
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -51,7 +50,13 @@ def test_a_complete_observation():
 def test_an_empty_buffer_names_everything_that_is_missing():
     empty = ObservationBuffer(("base", "wrist"), AgeLimits(cameras={"base": 0.2, "wrist": 0.5}))
     text = "; ".join(reasons(empty))
-    for part in ("no instruction", "'base': no image", "'wrist': no image", "current_pose: nothing", "gripper: nothing"):
+    for part in (
+        "no instruction",
+        "'base': no image",
+        "'wrist': no image",
+        "current_pose: nothing",
+        "gripper: nothing",
+    ):
         assert part in text
 
 

@@ -131,7 +131,9 @@ def test_the_chunk_is_stamped_with_the_observation_and_timed_from_it():
     assert output.chunk.stamp_ns == 7
     np.testing.assert_allclose(output.chunk.times, 0.1 * np.arange(1, 7))
     assert set(output.coordinates) == {"base", "wrist"}
-    assert all(points.shape == (4, 2) and (points >= 0).all() and (points <= 1).all() for points in output.coordinates.values())
+    assert all(
+        points.shape == (4, 2) and (points >= 0).all() and (points <= 1).all() for points in output.coordinates.values()
+    )
     assert Policy(tiny(None)).infer(observation()).coordinates == {}
 
 
@@ -167,7 +169,11 @@ quaternion = st.tuples(*[coordinate] * 4).filter(lambda q: np.linalg.norm(q) > 0
 
 
 @settings(max_examples=80, deadline=None)
-@given(quaternion, st.lists(st.tuples(*[coordinate] * 3), min_size=1, max_size=4), st.lists(quaternion, min_size=4, max_size=4))
+@given(
+    quaternion,
+    st.lists(st.tuples(*[coordinate] * 3), min_size=1, max_size=4),
+    st.lists(quaternion, min_size=4, max_size=4),
+)
 def test_actions_and_chunks_are_inverse(start, positions, turns):
     pose = Pose((0.4, -0.1, 0.2), start)
     quaternions, gripper = np.array(turns[: len(positions)]), np.linspace(0.0, 0.08, len(positions))

@@ -1,11 +1,11 @@
 """A policy as one folder, that says everything needed to run it, and an error for every way it can be broken.
 
-    config.json           transformers' PI0Config
-    grids.json            sampler, stem, cameras in order, prompt length, chunk timing, what states and actions mean
-    model.safetensors     every tensor of the model, the sampler's included
-    tokenizer.json        of the `tokenizers` library
-    normalization.json    mean and standard deviation of states and actions
-    provenance.json       what it was trained on, how, and what it scored
+config.json           transformers' PI0Config
+grids.json            sampler, stem, cameras in order, prompt length, chunk timing, what states and actions mean
+model.safetensors     every tensor of the model, the sampler's included
+tokenizer.json        of the `tokenizers` library
+normalization.json    mean and standard deviation of states and actions
+provenance.json       what it was trained on, how, and what it scored
 """
 
 from __future__ import annotations
@@ -129,7 +129,14 @@ def load(folder: Path | str) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist")
-    names = ("config.json", "grids.json", "normalization.json", "provenance.json", "tokenizer.json", "model.safetensors")
+    names = (
+        "config.json",
+        "grids.json",
+        "normalization.json",
+        "provenance.json",
+        "tokenizer.json",
+        "model.safetensors",
+    )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"checkpoint {folder} lacks {', '.join(missing)}; it needs {', '.join(names)}")

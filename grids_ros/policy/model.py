@@ -37,7 +37,7 @@ class ConvStem(nn.Module):
     def __init__(self, channels: Sequence[int]):
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in zip((3, *channels[:-1]), channels):
+        for before, after in zip((3, *channels[:-1]), channels, strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
         layers.append(nn.Conv2d(channels[-1], channels[-1], 1))
         self.layers = nn.Sequential(*layers)

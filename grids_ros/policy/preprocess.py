@@ -146,7 +146,7 @@ class Prompt:
         """
         encoding = self.tokenizer.encode(instruction, add_special_tokens=False)
         unknown = self.tokenizer.token_to_id(UNKNOWN)
-        strange = [instruction[a:b] for (a, b), i in zip(encoding.offsets, encoding.ids) if i == unknown]
+        strange = [instruction[a:b] for (a, b), i in zip(encoding.offsets, encoding.ids, strict=False) if i == unknown]
         if strange:
             known = sorted(set(self.tokenizer.get_vocab()) - {PAD, UNKNOWN, BEGIN})
             raise InputError(f"instruction has words this policy does not know: {strange[:5]}; it knows {known[:40]}")

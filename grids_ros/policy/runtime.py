@@ -1,4 +1,4 @@
-"""One policy, ready to run: an observation in, an action chunk out. The same object serves robot, evaluation and replay."""
+"""One policy, ready to run: an observation in, an action chunk out; on the robot and in evaluation alike."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ class Policy:
         seen = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
         return {
             name: preprocess.undo_letterbox(points, *observation.images[name].shape[:2])
-            for name, points in zip(self.cameras, seen.float().cpu().numpy())
+            for name, points in zip(self.cameras, seen.float().cpu().numpy(), strict=False)
         }

@@ -23,7 +23,7 @@ def plot_losses(log: Path, picture: Path) -> None:
     names = [name for name in lines[0] if name not in ("step", "seconds")]
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
     steps = np.array([line["step"] for line in lines])
-    for axis, name in zip(np.atleast_1d(axes), names):
+    for axis, name in zip(np.atleast_1d(axes), names, strict=False):
         values = np.array([line[name] for line in lines])
         width = min(SMOOTHING, len(values))
         axis.plot(steps, values, color="0.85")
@@ -42,7 +42,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         "",
         f"- Cameras, in order: {', '.join(spec.cameras)}; tokens per camera: {tokens}",
         f"- Instructions: {'; '.join(facts['data']['instructions'])}",
-        f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; {spec.denoising_steps} denoising steps",
+        f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; denoising: {spec.denoising_steps} steps",
         f"- State: {SPACES['state']}",
         f"- Action: {SPACES['action']}",
         f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
@@ -51,7 +51,11 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     ]
     if "diagnosis" in facts:
         errors = facts["diagnosis"]["last_step_error_mm"]
-        lines += ["", f"Error of the chunk's last step on {facts['diagnosis']['samples']} held-out samples, when shown:", ""]
+        lines += [
+            "",
+            f"Error of the chunk's last step on {facts['diagnosis']['samples']} held-out samples, when shown:",
+            "",
+        ]
         lines += ["| condition | error [mm] |", "|---|---|"]
         lines += [f"| {name.replace('_', ' ')} | {error} |" for name, error in errors.items()]
         motion = facts["diagnosis"].get("coordinate_motion")

@@ -109,7 +109,7 @@ def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
     instructions, episodes = [], []
     for number, episode in enumerate(read_episodes(bag, topics)):
         for sample in samples_of(episode, window):
-            for column, value in zip(columns, sample):
+            for column, value in zip(columns, sample, strict=False):
                 column.append(value)
             instructions.append(episode.instruction)
             episodes.append(number)
@@ -125,5 +125,7 @@ def load(bags: Sequence[Path], topics: Topics, window: Window, workers: int) -> 
         jobs = [pool.submit(_load_bag, bag, topics, window) for bag in bags]
         parts = [job.result() for job in tqdm(jobs, desc="reading bags", unit="bag")]
     offsets = np.cumsum([0, *(part.episodes.max() + 1 for part in parts[:-1])])
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in [f.name for f in fields(Samples)][:-1]]
-    return Samples(*columns, np.concatenate([part.episodes + offset for part, offset in zip(parts, offsets)]))
+    episodes = [part.episodes + offset for part, offset in zip(parts, offsets, strict=True)]
+    names = [f.name for f in fields(Samples) if f.name != "episodes"]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Samples(**columns, episodes=np.concatenate(episodes))

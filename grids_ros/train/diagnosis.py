@@ -28,7 +28,7 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
     for start in range(0, len(states), CHUNK):
         part = slice(start, start + CHUNK)
         encoded = [prompt.encode(str(text)) for text in instructions[part]]
-        ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded))
+        ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded, strict=False))
         state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
         result = sample_actions(
             model,
@@ -72,6 +72,6 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
         if name == "right" and points is not None:
             motion = points.std(axis=0).mean(axis=(1, 2))
             report["coordinate_motion"] = {
-                camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion)
+                camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=False)
             }
     return report

@@ -50,7 +50,7 @@ class Batches:
         self._actions = pad(normalization.normalize_actions(samples.actions), config.max_action_dim)
         words, which = np.unique(samples.instructions, return_inverse=True)
         encoded = [prompt.encode(str(text)) for text in words]
-        self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded))
+        self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
         self._named = np.array([_named(str(text)) for text in words])[which]
         known = ~np.isnan(samples.objects).any()
         flat = samples.objects.reshape(-1, 3)
@@ -63,7 +63,9 @@ class Batches:
     def at(self, step: int) -> Batch:
         """A random batch, augmented."""
         rng = np.random.default_rng((self._recipe.seed, step))
-        rows = np.sort(rng.choice(len(self._samples), self._recipe.batch, replace=len(self._samples) < self._recipe.batch))
+        rows = np.sort(
+            rng.choice(len(self._samples), self._recipe.batch, replace=len(self._samples) < self._recipe.batch)
+        )
         images, shifts = _shift(self._samples.images[rows], self._recipe.shift, rng)
         pixels = to_pixels(images)
         gain, bias = (torch.from_numpy(rng.normal(0.0, 0.1, (*pixels.shape[:2], 1, 1, 1))).float() for _ in range(2))
@@ -125,7 +127,9 @@ class Trainer:
         with log.open("a") as lines, tqdm(total=self.recipe.steps, initial=self.step, desc="training") as bar:
             while self.step < until:
                 terms = self._advance()
-                lines.write(json.dumps({"step": self.step, "seconds": round(time.monotonic() - started, 1), **terms}) + "\n")
+                lines.write(
+                    json.dumps({"step": self.step, "seconds": round(time.monotonic() - started, 1), **terms}) + "\n"
+                )
                 lines.flush()
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()})

@@ -117,7 +117,9 @@ def losses(
     words = batch.attention_mask.unsqueeze(-1).to(flow.dtype)
     language = (prefix.last_hidden_state * words).sum(1) / words.sum(1)
     placeholders = cameras * tokens_per_camera(model)
-    dense = wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
+    dense = (
+        wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
+    )
     pooled = dense.mean(1).unflatten(0, (size, cameras))
     terms["locations"] = heads(pooled, embedded[:, :placeholders], language, batch)
     if wrapped:

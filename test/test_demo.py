@@ -1,0 +1,150 @@
+"""The demo, whole: three processes over DDS with a tiny policy; and what its figures mean."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import pytest
+from ros_harness import private_domain
+from rosbags.highlevel import AnyReader
+from tiny import save_tiny
+
+from grids_ros.datatypes import NANOSECONDS
+from grids_ros.demo.monitor import Episode, Judge, Monitor, control_rate, percentiles
+
+ROOT = Path(__file__).resolve().parents[1]
+MS = NANOSECONDS // 1000
+TOPICS = {
+    "/instruction",
+    "/current_pose",
+    "/joint_states",
+    "/action_chunk",
+    "/gripper_chunk",
+    "/target_pose",
+    "/sampled_points",
+    "/diagnostics",
+    *(f"/{kind}/{name}/image_raw" for kind in ("camera", "overlay") for name in ("base", "wrist")),
+}
+
+
+def demo(out, checkpoint, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "grids_ros",
+        "demo",
+        "--checkpoint",
+        str(checkpoint),
+        "--out",
+        str(out),
+        *arguments,
+    ]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain()), "MUJOCO_GL": "egl"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """What one episode of a policy that knows nothing leaves behind."""
+    folder = tmp_path_factory.mktemp("demo")
+    ran = demo(folder / "out", save_tiny(folder / "checkpoint"), "--episodes", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "lift the red cube" in ran.stdout and "4 tokens per camera" in ran.stdout
+    return folder / "out"
+
+
+def test_the_summary_has_its_figures(out):
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["episodes"] == 1 and summary["successes"] == 0
+    assert summary["tokens_per_camera"] == 4 and summary["chunks"] > 10
+    for key, names in (
+        ("control_rate_hz", {"mean", "p1"}),
+        ("target_period_ms", {"p50", "p99"}),
+        ("inference_ms", {"p50", "p99"}),
+        ("chunk_age_ms", {"p50", "p99"}),
+    ):
+        assert set(summary[key]) == names and all(value > 0 for value in summary[key].values())
+    assert summary["deadline_misses"] >= 0 and summary["problems"] == []
+
+
+def test_the_bag_has_every_topic(out):
+    with AnyReader([out / "bag"]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert set(counts) >= TOPICS
+    assert all(counts[topic] > 0 for topic in TOPICS)
+
+
+def test_the_pictures_show_both_cameras(out):
+    sheet = cv2.imread(str(out / "contact_sheet.png"))
+    assert sheet is not None and sheet.shape[1] > 400 and sheet.std() > 10
+    with av.open(str(out / "demo.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) > 20 and frames[0].shape[1] > frames[0].shape[0]
+    assert frames[0].std() > 10
+
+
+def test_a_policy_that_does_not_come_up_fails_the_demo_and_says_why(tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = demo(tmp_path / "out", tmp_path / "empty", "--episodes", "1")
+    assert ran.returncode == 1
+    assert "lacks config.json" in ran.stdout + ran.stderr
+
+
+def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(tmp_path):
+    ran = demo(tmp_path / "out", tmp_path / "nowhere")
+    assert ran.returncode == 2 and "there is no checkpoint folder" in ran.stderr
+
+
+# --- what the figures mean ---------------------------------------------------------------------------------------
+
+
+def heights(**raised):
+    return {colour: 0.02 + raised.get(colour, 0.0) for colour in ("red", "green", "blue")}
+
+
+def test_success_is_lifted_and_held():
+    judge = Judge("red")
+    for ms, up in ((0, 0.0), (100, 0.06), (400, 0.06), (500, 0.0), (600, 0.06), (1000, 0.07)):
+        judge.see(ms * MS, heights(red=up))
+    assert judge.lifted_ns is None and judge.wrong == ""
+    judge.see(1100 * MS, heights(red=0.06))
+    assert judge.lifted_ns == 1100 * MS
+
+
+def test_another_cube_is_the_wrong_one():
+    judge = Judge("red")
+    judge.see(0, heights())
+    judge.see(MS, heights(blue=0.06))
+    judge.see(2 * MS, heights(green=0.06, red=0.06))
+    assert judge.wrong == "blue"
+
+
+def test_rates_and_ages_of_an_episode():
+    monitor = Monitor()
+    monitor.begin(Episode(1, 7, "lift the red cube", Judge("red"), 0))
+    monitor.chunk(5 * MS, 1000 * MS)
+    for i in range(101):
+        monitor.target((10 + 10 * i) * MS)
+    monitor.end(2000 * MS)
+    summary = monitor.summary()
+    assert summary["control_rate_hz"] == {"mean": 100.0, "p1": 100.0}
+    assert summary["target_period_ms"] == {"p50": 10.0, "p99": 10.0}
+    assert summary["chunk_age_ms"]["p50"] == pytest.approx(500, abs=10)
+    assert summary["chunks"] == 1 and summary["inference_ms"] == {"p50": None, "p99": None}
+
+
+def test_a_hold_counts_once_and_only_after_motion():
+    monitor = Monitor()
+    monitor.begin(Episode(1, 7, "lift", Judge("red"), 0))
+    for level, message in ((1, "holding: no chunk yet"), (0, "following"), (1, "holding: chunk ended"), (1, "holding")):
+        monitor.diagnostics("grids_follower", level, message, {})
+    assert monitor.episodes[0].holds == ["holding: chunk ended"]
+
+
+def test_no_samples_are_no_figure():
+    assert percentiles([]) == {"p50": None, "p99": None}
+    assert control_rate([]) == {"mean": None, "p1": None}
