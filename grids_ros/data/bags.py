@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import ReaderError, StoragePlugin, Writer
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.datatypes import NANOSECONDS, Pose
@@ -25,6 +26,7 @@ FRAME = "base"
 BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
 _PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
 _FOREVER = QosTime(9223372036, 854775807)
+_DAMAGE = (AnyReaderError, ReaderError, SerdeError, OSError)  # what rosbags raises in the middle of a bag
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -166,19 +168,28 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
         role_of = {connection.id: role for role, connections in found.items() for connection in connections}
         wanted = [connection for connections in found.values() for connection in connections]
         current: _Collector | None = None
-        for connection, received_ns, raw in reader.messages(wanted):
+        for connection, received_ns, message in _messages(reader, path, wanted):
             role = role_of[connection.id]
             if role == "instruction":
-                words = reader.deserialize(raw, connection.msgtype).data.strip()
+                words = message.data.strip()
                 if current is not None and words == current.instruction:
                     continue
                 if current is not None:
                     yield current.episode()
                 current = _Collector(words, tuple(topics.cameras)) if words else None
             elif current is not None:
-                _collect(current, role, reader.deserialize(raw, connection.msgtype), received_ns, topics.fingers)
+                _collect(current, role, message, received_ns, topics.fingers)
         if current is not None:
             yield current.episode()
+
+
+def _messages(reader: AnyReader, path: Path, wanted: list[Connection]) -> Iterator[tuple[Connection, int, object]]:
+    """Connection, time of arrival [ns] and message, in order. Raises BagError where the bag is damaged."""
+    try:
+        for connection, received_ns, raw in reader.messages(wanted):
+            yield connection, received_ns, reader.deserialize(raw, connection.msgtype)
+    except _DAMAGE as error:
+        raise BagError(f"{path} is damaged: {error}") from error
 
 
 def _collect(into: _Collector, role: str, message, received_ns: int, fingers: Sequence[str]) -> None:

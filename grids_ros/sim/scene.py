@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import Pose
 from grids_ros.sim import model
+from grids_ros.sim.gl import RenderError, explain, require
 from grids_ros.sim.servo import PERIOD_S, ArmServo
 
 # llvmpipe's own threads get in the way of everything else on a small machine; users may set their own number.
@@ -24,9 +25,7 @@ _START_LOW, _START_HIGH = np.array([0.38, -0.16, 0.17]), np.array([0.58, 0.16, 0
 _START_YAW = 0.4  # [rad]
 _SETTLE_S = 0.1
 
-
-class RenderError(RuntimeError):
-    """Offscreen rendering is not available; the message says which library is missing."""
+__all__ = ["DOWN", "FINGER_SPEED", "RenderError", "Scene"]
 
 
 class Scene:
@@ -96,6 +95,8 @@ class Scene:
             self._target = target
         if gripper is not None:
             self._gripper_goal = float(np.clip(gripper, 0.0, model.MAX_OPENING))
+            if self._gripper_goal > self._opening_target:  # a squeezing hand opens from where its fingers are
+                self._opening_target = min(self._gripper_goal, max(self._opening_target, self.gripper_opening()))
         self._owed_s += duration_s
         while self._owed_s > PERIOD_S / 2:
             self._owed_s -= PERIOD_S
@@ -162,14 +163,11 @@ class Scene:
 
     def _renderer(self, height: int, width: int) -> mujoco.Renderer:
         if (height, width) not in self._renderers:
+            require()
             try:
                 self._renderers[height, width] = mujoco.Renderer(self._model, height, width)
-            except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
-                backend = os.environ.get("MUJOCO_GL", "not set")
-                raise RenderError(
-                    f"cannot render (MUJOCO_GL is {backend}): install libegl1 and libgl1-mesa-dri and set MUJOCO_GL=egl,"
-                    f" or libosmesa6 and MUJOCO_GL=osmesa, or use MUJOCO_GL=glfw on a desktop. Cause: {error}"
-                ) from error
+            except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
+                raise explain(error) from error
         return self._renderers[height, width]
 
     def render(self, camera: str, size: tuple[int, int] | None = None) -> np.ndarray:

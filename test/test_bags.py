@@ -1,0 +1,200 @@
+"""Bags: what is written is read back, by our reader and by rosbags', whatever the storage and the topic names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from grids_ros.data.bags import BagError, BagWriter, Topics, read_episodes
+from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.images import to_rgb
+
+START = 5 * NANOSECONDS
+STEP = NANOSECONDS // 10
+NAMES = ("fr3_joint1", "fr3_finger_joint1", "fr3_finger_joint2")
+CAMERAS = ("base", "wrist")
+DOWN = [1.0, 0.0, 0.0, 0.0]
+
+
+def picture(camera: str, step: int) -> np.ndarray:
+    return np.random.default_rng([CAMERAS.index(camera), step]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+
+
+def pose(step: int) -> Pose:
+    return Pose([0.4 + 0.01 * step, 0.0, 0.2], DOWN)
+
+
+def write_step(bag: BagWriter, stamp: int, step: int) -> None:
+    for camera in CAMERAS:
+        bag.image(camera, stamp, picture(camera, step))
+    bag.current_pose(stamp, pose(step))
+    bag.joint_states(stamp, NAMES, [0.1, 0.02, 0.01 + 0.001 * step], [0.0, 0.0, 0.0])
+    bag.target_pose(stamp, pose(step + 1))
+    bag.object_poses(stamp, [pose(10), pose(20)])
+
+
+def write_bag(path, words=("lift the red cube", "lift the blue cube"), steps: int = 4, **options) -> None:
+    """Episodes of `steps` each, with a step that belongs to none between them."""
+    with BagWriter(path, **options) as bag:
+        stamp = START
+        for text in words:
+            bag.instruction(stamp - 1000, text)
+            bag.gripper_command(stamp, 0.08)
+            for step in range(steps):
+                write_step(bag, stamp, step)
+                stamp += STEP
+            bag.gripper_command(stamp - STEP, 0.0)
+            bag.instruction(stamp - 1000, "")
+            write_step(bag, stamp, 99)
+            stamp += STEP
+
+
+@pytest.mark.parametrize("storage", list(StoragePlugin), ids=lambda plugin: plugin.name.lower())
+def test_episodes_come_back_as_they_were_written(tmp_path, storage):
+    write_bag(tmp_path / "bag", storage=storage)
+    episodes = list(read_episodes(tmp_path / "bag"))
+    assert [episode.instruction for episode in episodes] == ["lift the red cube", "lift the blue cube"]
+    for index, episode in enumerate(episodes):
+        stamps = START + index * 5 * STEP + np.arange(4) * STEP
+        for camera in CAMERAS:
+            assert [stamp for stamp, _ in episode.images[camera]] == stamps.tolist()
+            for step, (_, message) in enumerate(episode.images[camera]):
+                np.testing.assert_array_equal(to_rgb(message), picture(camera, step))
+        np.testing.assert_array_equal(episode.poses[0], stamps)
+        np.testing.assert_allclose(episode.poses[1], [pose(step).position for step in range(4)])
+        np.testing.assert_allclose(episode.poses[2], [DOWN] * 4)
+        np.testing.assert_allclose(episode.targets[1], [pose(step + 1).position for step in range(4)])
+        np.testing.assert_allclose(episode.grippers[1], 0.03 + 0.001 * np.arange(4))
+        np.testing.assert_array_equal(episode.gripper_commands[0], [stamps[0], stamps[3]])
+        np.testing.assert_array_equal(episode.gripper_commands[1], [0.08, 0.0])
+        assert episode.objects[1].shape == (4, 2, 3)
+
+
+def test_rosbags_reads_it_with_the_types_that_the_bag_carries(tmp_path):
+    write_bag(tmp_path / "bag")
+    with AnyReader([tmp_path / "bag"]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+        stamps = [stamp for _, stamp, _ in reader.messages()]
+        for connection, _, raw in reader.messages():
+            message = reader.deserialize(raw, connection.msgtype)
+            if connection.topic == "/camera/wrist/image_raw/compressed":
+                assert message.header.frame_id == "wrist_camera_optical_frame" and message.format == "png"
+            if connection.topic == "/target_pose":
+                assert message.header.frame_id == "base"
+    assert counts["/camera/base/image_raw/compressed"] == counts["/current_pose"] == 10
+    assert counts["/instruction"] == counts["/gripper_command"] == 4
+    assert stamps == sorted(stamps)
+
+
+def test_topics_are_configurable_and_a_leading_slash_makes_no_difference(tmp_path):
+    topics = Topics(cameras={name: f"/robot/{name}/colour" for name in CAMERAS}, current_pose="/robot/pose")
+    write_bag(tmp_path / "bag", topics=topics)
+    bare = Topics(cameras={name: f"robot/{name}/colour" for name in CAMERAS}, current_pose="robot/pose")
+    for chosen in (topics, bare):
+        assert [len(episode.images["wrist"]) for episode in read_episodes(tmp_path / "bag", chosen)] == [4, 4]
+
+
+def test_a_missing_topic_is_named_beside_those_that_are_there(tmp_path):
+    write_bag(tmp_path / "bag")
+    topics = Topics(cameras={"base": "camera/base/image_raw/compressed", "top": "camera/top/image_raw"})
+    with pytest.raises(BagError, match=r"no topic camera/top/image_raw; it has .*camera/base.*CompressedImage.*joint"):
+        next(read_episodes(tmp_path / "bag", topics))
+    with pytest.raises(BagError, match="current_pose is geometry_msgs/msg/PoseStamped, expected sensor_msgs/msg/Image"):
+        next(read_episodes(tmp_path / "bag", Topics(cameras={"base": "current_pose"})))
+
+
+def test_the_objects_labels_may_be_missing(tmp_path):
+    write_bag(tmp_path / "bag")
+    episodes = list(read_episodes(tmp_path / "bag", Topics(object_poses="not_there")))
+    assert len(episodes) == 2 and all(len(episode.objects[0]) == 0 for episode in episodes)
+
+
+def test_what_is_no_bag_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
+    for name in ("nowhere", "empty", "broken"):
+        with pytest.raises(BagError, match=name):
+            next(read_episodes(tmp_path / name))
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path):
+    with pytest.raises(BagError, match="exists already"):
+        BagWriter(tmp_path)
+
+
+def test_a_repeated_instruction_continues_its_episode_and_another_one_ends_it(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.gripper_command(START - STEP, 0.08)
+        for step, words in enumerate(["lift it", "lift it", " lift it ", "drop it"]):
+            bag.instruction(START + step * STEP - 1000, words)
+            write_step(bag, START + step * STEP, step)
+    episodes = list(read_episodes(tmp_path / "bag"))
+    assert [(episode.instruction, len(episode.poses[0])) for episode in episodes] == [("lift it", 3), ("drop it", 1)]
+
+
+def test_raw_images_without_stamps_count_from_their_arrival(tmp_path):
+    """As a driver would record them: uncompressed, BGR, with padded rows, and a header that nobody filled in."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](0, 0), "")
+    rows = np.zeros((8, 40), np.uint8)
+    rows[:, :36] = picture("base", 0)[..., ::-1].reshape(8, 36)
+    topics = Topics(cameras={"base": "camera/base/image_raw"})
+    with BagWriter(tmp_path / "bag", topics) as bag:
+        bag.instruction(START, "lift it")
+        write_rest(bag)
+        image = store.types["sensor_msgs/msg/Image"](header, 8, 12, "bgr8", 0, 40, rows.reshape(-1))
+        bag.write("camera/base/image_raw", START + 7, image)
+    (episode,) = read_episodes(tmp_path / "bag", topics)
+    ((stamp, message),) = episode.images["base"]
+    assert stamp == START + 7
+    np.testing.assert_array_equal(to_rgb(message), picture("base", 0))
+
+
+def write_rest(bag: BagWriter) -> None:
+    bag.current_pose(START, pose(0))
+    bag.target_pose(START, pose(0))
+    bag.gripper_command(START, 0.0)
+    bag.joint_states(START, NAMES[:1], [0.1], [0.0])  # the arm's own message, without fingers
+
+
+def test_joint_states_without_fingers_say_nothing_about_the_gripper(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.instruction(START, "lift it")
+        for camera in CAMERAS:
+            bag.image(camera, START, picture(camera, 0))
+        write_rest(bag)
+        bag.joint_states(START + STEP, NAMES, [0.1, 0.02, 0.03], [0.0] * 3)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert episode.grippers[0].tolist() == [START + STEP] and episode.grippers[1] == pytest.approx([0.05])
+
+
+def test_episodes_are_read_one_at_a_time(tmp_path):
+    """The first episode is there before the end of the bag has been looked at."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    path = tmp_path / "bag"
+    write_bag(path)
+    damaged = tmp_path / "damaged"
+    with AnyReader([path]) as reader, Writer(damaged, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        copies = {
+            connection.id: writer.add_connection(connection.topic, connection.msgtype, typestore=store)
+            for connection in reader.connections
+        }
+        for connection, stamp, raw in reader.messages():
+            late = stamp > START + 6 * STEP and connection.topic == "/current_pose"
+            writer.write(copies[connection.id], stamp, bytes(raw)[:8] if late else raw)
+    episodes = read_episodes(damaged)
+    assert next(episodes).instruction == "lift the red cube"
+    with pytest.raises(BagError, match="damaged is damaged.*PoseStamped"):
+        next(episodes)
+
+
+def test_a_recording_that_broke_off_is_refused_by_name(tmp_path):
+    write_bag(tmp_path / "bag")
+    (data,) = (tmp_path / "bag").glob("*.mcap")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(BagError, match="bag"):
+        list(read_episodes(tmp_path / "bag"))

@@ -1,0 +1,117 @@
+"""The tasks and the scripted expert: it lifts what the words name, from anywhere, and success means held and up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from grids_ros.datatypes import Pose
+from grids_ros.sim import model
+from grids_ros.sim.expert import PERIOD_S, Expert
+from grids_ros.sim.scene import DOWN, Scene
+from grids_ros.sim.tasks import HOLD_S, LIFT_INSTRUCTIONS, LIFT_TASKS, SuccessMonitor, lifted, task_of
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene(image_size=32)
+
+
+def perform(scene: Scene, task, limit_s: float = 8.0, disturb=None) -> bool:
+    """The expert in closed loop until the task is done; `disturb(scene)` may act before each tick."""
+    expert, monitor = Expert(task), SuccessMonitor(task)
+    while scene.time_s < limit_s:
+        if disturb is not None:
+            disturb(scene)
+        scene.step(*expert.act(scene), PERIOD_S)
+        if monitor.update(scene):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("task", LIFT_TASKS, ids=lambda task: task.colour)
+def test_the_expert_lifts_the_cube_that_is_named_and_no_other(scene, task):
+    for seed in (101, 102, 103):
+        scene.reset(seed)
+        assert perform(scene, task), f"seed {seed}"
+        assert [colour for colour in model.COLOURS if lifted(scene, colour)] == [task.colour]
+
+
+def test_the_expert_recovers_from_pushes_and_from_a_lost_cube(scene):
+    scene.reset(104)
+    events = [
+        (0.6, lambda: scene.push(np.array([0.0, 0.07, 0.05]), 0.4, 0.4)),
+        (1.8, lambda: scene.push(np.array([-0.04, 0.0, 0.03]), -0.3, 0.3)),
+    ]
+    dropped = []
+
+    def disturb(scene: Scene) -> None:
+        if events and scene.time_s >= events[0][0]:
+            events.pop(0)[1]()
+        if not dropped and lifted(scene, "green"):
+            scene.step(None, model.MAX_OPENING, 0.4)
+            dropped.append(scene.object_positions()["green"][2])
+
+    assert perform(scene, LIFT_TASKS[1], limit_s=14.0, disturb=disturb)
+    assert dropped and dropped[0] < 0.1, "the hand did lose its cube on the way"
+
+
+def test_the_expert_has_no_memory_and_bounded_leads(scene):
+    scene.reset(105)
+    first, second = Expert(LIFT_TASKS[0]), Expert(LIFT_TASKS[0])
+    for tick in range(60):
+        target, opening = first.act(scene)
+        fresh, fresh_opening = (second if tick % 2 else Expert(LIFT_TASKS[0])).act(scene)
+        np.testing.assert_array_equal(target.position, fresh.position)
+        np.testing.assert_array_equal(target.quaternion, fresh.quaternion)
+        assert opening == fresh_opening and 0.0 <= opening <= model.MAX_OPENING
+        assert np.linalg.norm(target.position - scene.tool_pose().position) < 0.05
+        scene.step(target, opening, PERIOD_S)
+
+
+def test_a_cube_on_the_table_between_the_fingers_is_not_lifted(scene):
+    scene.reset(106)
+    expert = Expert(LIFT_TASKS[2])
+    for _ in range(200):
+        target, opening = expert.act(scene)
+        if opening == 0.0:
+            break
+        scene.step(target, opening, PERIOD_S)
+    scene.step(Pose(scene.object_positions()["blue"], scene.tool_pose().quaternion), 0.0, 1.0)
+    assert scene.grasped("blue") and not lifted(scene, "blue")
+    scene.step(Pose([*scene.tool_pose().position[:2], 0.2], scene.tool_pose().quaternion), None, 2.0)
+    assert lifted(scene, "blue") and not scene.grasped("red")
+    scene.step(None, model.MAX_OPENING, 0.25)
+    assert not lifted(scene, "blue"), "a cube that nobody holds is not lifted, wherever it is"
+
+
+def test_success_must_last_without_a_break():
+    clock = SimpleNamespace(time_s=0.0)
+    holds = {"now": False}
+    monitor = SuccessMonitor(SimpleNamespace(success=lambda scene: holds["now"]))
+    answers = []
+    for step in range(30):
+        clock.time_s = step * 0.05
+        holds["now"] = step >= 2 and step != 8
+        answers.append(monitor.update(clock))
+    first = answers.index(True)
+    assert first * 0.05 == pytest.approx(9 * 0.05 + HOLD_S), "the break at step 8 began it anew"
+    assert all(answers[first:])
+
+
+def test_words_and_tasks_name_each_other():
+    assert LIFT_INSTRUCTIONS == ("lift the red cube", "lift the green cube", "lift the blue cube")
+    for words in LIFT_INSTRUCTIONS:
+        assert task_of(words).instruction == words
+    with pytest.raises(ValueError, match="lift the purple cube.*lift the red cube"):
+        task_of("lift the purple cube")
+
+
+def test_the_tool_starts_above_the_table_and_roughly_upright(scene):
+    for seed in range(10):
+        scene.reset(seed)
+        pose = scene.tool_pose()
+        assert 0.15 < pose.position[2] < 0.34
+        assert abs(np.dot(pose.quaternion, DOWN)) > np.cos(0.3)
