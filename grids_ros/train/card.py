@@ -42,7 +42,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         "",
         f"- Cameras, in order: {', '.join(spec.cameras)}; tokens per camera: {tokens}",
         f"- Instructions: {'; '.join(facts['data']['instructions'])}",
-        f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; denoising: {spec.denoising_steps} steps",
+        f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; {spec.denoising_steps} denoising",
         f"- State: {SPACES['state']}",
         f"- Action: {SPACES['action']}",
         f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",

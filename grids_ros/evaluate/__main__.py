@@ -1,0 +1,104 @@
+"""python -m grids_ros evaluate --checkpoint DIR: success in closed loop over unseen scenes, counted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from grids_ros.evaluate.episode import Result, play
+from grids_ros.evaluate.report import summarise
+from grids_ros.evaluate.video import Video
+from grids_ros.sim.scene import Scene
+from grids_ros.sim.tasks import TASKS, Task
+
+FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is unseen
+
+_mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
+
+
+def prepare(checkpoint: Path) -> None:
+    """Load what a worker process keeps. One thread each: the episodes are what runs in parallel."""
+    global _mine
+    import torch
+
+    from grids_ros.policy.runtime import Policy
+
+    torch.set_num_threads(1)
+    policy = Policy.load(checkpoint)
+    policy.warm_up()
+    _mine = policy, Scene()
+
+
+def run(task: Task, seed: int, delay_s: float, video: Path | None) -> Result:
+    """One episode in a worker process; its result, and its film when there is a folder for it."""
+    policy, scene = _mine
+    film = Video(video / f"{seed}_{task.colour}.mp4") if video else None
+    for event in play(policy, scene, task, seed, delay_s):
+        if isinstance(event, Result):
+            if film:
+                film.close()
+            return event
+        if film:
+            film.add(event)
+    raise RuntimeError(f"the episode with seed {seed} ended without a result")
+
+
+def evaluate(options: argparse.Namespace) -> list[Result]:
+    """All episodes, in the order of their seeds; the tasks take turns."""
+    tasks = TASKS[options.task]
+    workers = min(options.workers, options.episodes)
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options.checkpoint,)) as pool:
+        jobs = [
+            pool.submit(run, tasks[i % len(tasks)], options.seed + i, options.delay, options.video)
+            for i in range(options.episodes)
+        ]
+        lifted, results = 0, []
+        with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:
+            for job in bar:
+                results.append(job.result())
+                lifted += results[-1].success
+                bar.set_postfix_str(f"{lifted} of {len(results)} succeeded")
+    return sorted(results, key=lambda result: result.seed)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m grids_ros evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
+    parser.add_argument("--task", choices=sorted(TASKS), default="lift", help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)"
+    )
+    parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
+    options = parser.parse_args(arguments)
+    for name in ("episodes", "workers"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
+    if not options.delay >= 0.0:
+        parser.error(f"--delay is {options.delay}, expected at least 0")
+    if not options.checkpoint.is_dir():
+        parser.error(f"checkpoint folder {options.checkpoint} does not exist")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. The last line of output is one JSON object."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    if options.video:
+        options.video.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(summarise(evaluate(options))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""One episode in closed loop: the observation buffer, policy and follower of the robot, on the simulation's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Protocol
+
+import numpy as np
+
+from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
+from grids_ros.control.follower import Follower, Refused
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
+from grids_ros.observation import AgeLimits, ObservationBuffer
+from grids_ros.sim.scene import Scene
+from grids_ros.sim.tasks import SuccessMonitor, Task, lifted
+
+LIMIT_S = 15.0  # an episode without success ends here
+START_NS = 10 * NANOSECONDS  # of the simulated clock
+
+
+class Infers(Protocol):
+    """What is evaluated: a Policy, or anything that looks like one."""
+
+    cameras: tuple[str, ...]
+
+    def infer(self, observation: Observation) -> PolicyOutput: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One inference, for whoever watches: what was seen and what came of it."""
+
+    observation: Observation
+    output: PolicyOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """How an episode ended.
+
+    wrong: the other cubes that were lifted before. time_s: until success, or the limit. inference_ms: of each
+    inference. coordinates: camera to (inferences, K, 2).
+    """
+
+    seed: int
+    colour: str
+    success: bool
+    wrong: tuple[str, ...]
+    time_s: float
+    inference_ms: tuple[float, ...]
+    coordinates: dict[str, np.ndarray]
+
+
+def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) -> Iterator[Step | Result]:
+    """Yield every inference, then the Result.
+
+    delay_s: simulated time from an observation to its chunk's arrival at the follower [s].
+    """
+    scene.reset(seed)
+    buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
+    buffer.instruction = task.instruction
+    follower, monitor = Follower(FOLLOWER), SuccessMonitor(task)
+    ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * FOLLOWER.period_s))
+    arriving: list[tuple[int, ActionChunk]] = []
+    latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
+    success, tick = False, 0
+    while not success and scene.time_s < LIMIT_S:
+        now_ns = START_NS + round(tick * FOLLOWER.period_s * NANOSECONDS)
+        buffer.add_pose(now_ns, scene.tool_pose())
+        buffer.add_gripper(now_ns, scene.gripper_opening())
+        follower.measure(now_ns, scene.tool_pose())
+        if tick % ticks_per_chunk == 0:
+            for name in policy.cameras:
+                buffer.add_image(name, now_ns, _message(scene.render(name)))
+            step = Step(observation := buffer.observe(now_ns), policy.infer(observation))
+            yield step
+            latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
+            for name, points in step.output.coordinates.items():
+                seen[name].append(points)
+            arriving.append((now_ns + round(delay_s * NANOSECONDS), step.output.chunk))
+        while arriving and arriving[0][0] <= now_ns:
+            _accept(follower, arriving.pop(0)[1], now_ns)
+        command = follower.tick(now_ns)
+        scene.step(command.pose if command else None, command.gripper if command else None, FOLLOWER.period_s)
+        tick += 1
+        success = monitor.update(scene)
+        wrong.update(colour for colour in ("red", "green", "blue") if colour != task.colour and lifted(scene, colour))
+    coordinates = {name: np.stack(points) for name, points in seen.items() if points}
+    yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
+
+
+def _accept(follower: Follower, chunk: ActionChunk, now_ns: int) -> None:
+    """As on the robot, a chunk that is refused changes nothing."""
+    try:
+        follower.accept(chunk, now_ns)
+    except Refused:
+        return
+
+
+def _message(rgb: np.ndarray) -> SimpleNamespace:
+    """An image as a camera driver would publish it, so that it is decoded by the code that the robot runs."""
+    height, width, _ = rgb.shape
+    return SimpleNamespace(
+        height=height, width=width, encoding="rgb8", step=3 * width, is_bigendian=0, data=rgb.tobytes()
+    )

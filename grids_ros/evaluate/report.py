@@ -1,0 +1,51 @@
+"""From episodes to figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from grids_ros.evaluate.episode import Result
+
+
+def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a success rate, 95 % by default (E. B. Wilson, 1927)."""
+    rate = successes / episodes
+    centre = rate + z * z / (2 * episodes)
+    spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
+    scale = 1 + z * z / episodes
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def summarise(results: Sequence[Result]) -> dict:
+    """The figures of at least one episode; times in seconds of simulation, latencies in milliseconds of this machine.
+
+    `coordinate_motion`: standard deviation of each sampled coordinate over all inferences, averaged over the points,
+    as a fraction of the image, by camera.
+    """
+    successes, episodes = sum(result.success for result in results), len(results)
+    wrong = sum(bool(result.wrong) for result in results)
+    times = [result.time_s for result in results if result.success]
+    latencies = np.concatenate([result.inference_ms for result in results])
+    colours = {}
+    for result in results:
+        won, of = colours.get(result.colour, (0, 0))
+        colours[result.colour] = (won + result.success, of + 1)
+    return {
+        "success_rate": round(successes / episodes, 4),
+        "successes": successes,
+        "episodes": episodes,
+        "wilson_95": [round(bound, 4) for bound in wilson(successes, episodes)],
+        "wrong_objects": wrong,
+        "wrong_object_rate": round(wrong / episodes, 4),
+        "time_to_success_s": round(float(np.median(times)), 2) if times else None,
+        "inference_ms": {name: round(float(np.percentile(latencies, q)), 1) for name, q in (("p50", 50), ("p99", 99))},
+        "by_colour": {colour: f"{won} of {of}" for colour, (won, of) in sorted(colours.items())},
+        "coordinate_motion": {
+            camera: round(float(np.concatenate([r.coordinates[camera] for r in results]).std(0).mean()), 4)
+            for camera in results[0].coordinates
+        },
+        "failed_seeds": [result.seed for result in results if not result.success],
+    }
