@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from grids_ros.control import defaults
 from grids_ros.datatypes import ActionChunk
+from grids_ros.observation import AgeLimits
 from grids_ros.ros import conversions, parameters, streams
 from grids_ros.ros.follower_node import follower_config
 
@@ -35,6 +37,17 @@ def test_the_parameter_file_names_every_parameter_with_its_default(node):
 def test_the_defaults_of_the_follower_fit_together():
     config = follower_config({parameter.name: parameter.default for parameter in parameters.FOLLOWER})
     assert config.period_s == 0.01
+
+
+def test_evaluation_without_ros_runs_with_the_defaults_of_the_nodes():
+    assert (
+        follower_config({parameter.name: parameter.default for parameter in parameters.FOLLOWER}) == defaults.FOLLOWER
+    )
+    policy = {parameter.name: parameter.default for parameter in parameters.POLICY}
+    assert policy["rate_hz"] == defaults.CHUNK_RATE_HZ
+    assert policy["camera_max_age_s"] == (defaults.CAMERA_MAX_AGE_S,)
+    ages = AgeLimits({}, policy["pose_max_age_s"], policy["gripper_max_age_s"], policy["max_future_s"])
+    assert ages == AgeLimits({})
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

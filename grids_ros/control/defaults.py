@@ -1,4 +1,4 @@
-"""How a Franka is driven unless somebody says otherwise: what evaluation runs with, equal to the nodes' defaults."""
+"""How a Franka is driven unless somebody says otherwise: evaluation runs with it, and the nodes' defaults equal it."""
 
 from __future__ import annotations
 
