@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -173,5 +174,9 @@ def run(
         node.close()
         executor.remove_node(node)
         node.destroy_node()
+        code = getattr(node, "exit_code", 0)
+        del node, executor
+        gc.unfreeze()
+        gc.collect()  # frees the DDS participant here and now: left to the process's exit handlers, it can hang there
         rclpy.try_shutdown()
-    return getattr(node, "exit_code", 0)
+    return code
