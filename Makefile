@@ -8,11 +8,12 @@ SHELL := /bin/bash
 ifneq ($(origin ROS_DISTRO),command line)
 ROS_DISTRO := $(or $(filter jazzy kilted,$(ROS_DISTRO)),jazzy)
 endif
-VENV ?= .venv/$(ROS_DISTRO)
+# Not ?=: a variable of this name in somebody's shell must not decide what is made anew or written over.
+VENV := .venv/$(ROS_DISTRO)
 PY := $(VENV)/bin/python
-EPISODES ?= 6
-CHECKPOINT ?= models/demo
-OUT ?= out/demo
+EPISODES := 6
+CHECKPOINT := models/demo
+OUT := out/demo
 
 # Packages and libraries of a sourced ROS 2 would come before those of the virtual environment.
 ifdef AMENT_PREFIX_PATH

@@ -39,7 +39,12 @@ make_environment() {
   "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "Python $version has no venv: sudo apt install python$version-venv"
   echo "grids_ros: first start: Python $version, ROS 2 $distro and PyTorch into $venv (some minutes; log: $venv/install.log)"
+  if [ -e "$venv" ] && [ ! -e "$venv/install.log" ]; then
+    fail "$venv was not made by this script and stays as it is; remove it, or choose another VENV"
+  fi
   rm -rf "$venv"
+  mkdir "$venv"
+  : > "$venv/install.log"  # from here on the folder is known as ours, whatever interrupts
   "$python" -m venv "$venv"
   if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
       -r requirements/base.in -r requirements/test.in -r "requirements/$distro.in" \

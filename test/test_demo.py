@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import av
 import cv2
 import pytest
-from ros_harness import private_domain
+from ros_harness import private_domain, until
 from rosbags.highlevel import AnyReader
 from tiny import save_tiny
 
@@ -31,29 +32,31 @@ TOPICS = {
 }
 
 
+def start(out, checkpoint, *arguments):
+    command = [sys.executable, "-u", "-m", "grids_ros", "demo", "--checkpoint", str(checkpoint), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "ROS_DOMAIN_ID": str(private_domain()), "MUJOCO_GL": "egl"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def demo(out, checkpoint, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "grids_ros",
-        "demo",
-        "--checkpoint",
-        str(checkpoint),
-        "--out",
-        str(out),
-        *arguments,
-    ]
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain()), "MUJOCO_GL": "egl"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    process = start(out, checkpoint, *arguments)
+    said, _ = process.communicate(timeout=110)
+    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """What one episode of a policy that knows nothing leaves behind."""
     folder = tmp_path_factory.mktemp("demo")
-    ran = demo(folder / "out", save_tiny(folder / "checkpoint"), "--episodes", "1")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "lift the red cube" in ran.stdout and "4 tokens per camera" in ran.stdout
+    code, said = demo(folder / "out", save_tiny(folder / "checkpoint"), "--episodes", "1")
+    assert code == 0, said
+    assert "lift the red cube" in said and "4 tokens per camera" in said
     return folder / "out"
 
 
@@ -87,16 +90,71 @@ def test_the_pictures_show_both_cameras(out):
     assert frames[0].std() > 10
 
 
+def test_the_bag_offers_what_was_offered(out):
+    """`ros2 bag play` must repeat the instruction to whoever comes late, and offer no more than the cameras do."""
+    with AnyReader([out / "bag"]) as reader:
+        offered = {connection.topic: connection.ext.offered_qos_profiles[0] for connection in reader.connections}
+    assert offered["/instruction"].durability.name == "TRANSIENT_LOCAL"
+    assert offered["/camera/base/image_raw"].reliability.name == "BEST_EFFORT"
+    assert offered["/target_pose"].reliability.name == "RELIABLE"
+
+
 def test_a_policy_that_does_not_come_up_fails_the_demo_and_says_why(tmp_path):
     (tmp_path / "empty").mkdir()
-    ran = demo(tmp_path / "out", tmp_path / "empty", "--episodes", "1")
-    assert ran.returncode == 1
-    assert "lacks config.json" in ran.stdout + ran.stderr
+    code, said = demo(tmp_path / "out", tmp_path / "empty", "--episodes", "1")
+    assert code == 1
+    assert "lacks config.json" in said
 
 
 def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(tmp_path):
-    ran = demo(tmp_path / "out", tmp_path / "nowhere")
-    assert ran.returncode == 2 and "there is no checkpoint folder" in ran.stderr
+    code, said = demo(tmp_path / "out", tmp_path / "nowhere")
+    assert code == 2 and "there is no checkpoint folder" in said
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A demo in its first episode, and the processes that it started: program to process id."""
+    process = start(tmp_path / "out", save_tiny(tmp_path / "checkpoint"), "--episodes", "1")
+    try:
+        assert any("the policy is active" in line for line in process.stdout)
+        children = (Path("/proc") / str(process.pid) / "task" / str(process.pid) / "children").read_text().split()
+        names = {next(word for word in command_line(pid) if word.endswith("_node")): int(pid) for pid in children}
+        assert len(names) == 3
+        yield process, names
+    finally:
+        process.kill()
+
+
+def command_line(pid) -> list[str]:
+    path = Path("/proc") / str(pid) / "cmdline"
+    return path.read_text().split("\0") if path.exists() else []
+
+
+def all_gone(pids) -> bool:
+    return not any(command_line(pid) for pid in pids)
+
+
+def test_ctrl_c_leaves_no_process(running):
+    process, children = running
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "interrupted" in said
+    assert all_gone(children.values())
+
+
+def test_a_process_that_dies_is_named(running):
+    process, children = running
+    os.kill(children["grids_ros.ros.follower_node"], signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "follower ended with signal SIGKILL" in said
+    assert all_gone(children.values())
+
+
+def test_a_demo_that_is_killed_takes_its_processes_with_it(running):
+    process, children = running
+    process.kill()
+    process.communicate(timeout=60)
+    until(lambda: all_gone(children.values()), "the three processes end")
 
 
 # --- what the figures mean ---------------------------------------------------------------------------------------
