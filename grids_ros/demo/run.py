@@ -38,9 +38,13 @@ class Line:
 
     def show(self, text: Callable[[], str]) -> None:
         """If it is time for it."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._period_s
-            print(f"\r\033[K{text()}" if self._terminal else text(), end="" if self._terminal else "\n", flush=True)
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._period_s
+        if self._terminal:  # cut: a line that wraps cannot be written over
+            print(f"\r\033[K{text()[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+        else:
+            print(text(), flush=True)
 
     def done(self, text: str) -> None:
         """The last word on this line."""
@@ -157,7 +161,7 @@ def progress(monitor: Monitor, episode: Episode, episodes: int) -> str:
     inference = monitor.value("grids_policy", "inference_ms_p50", "-")
     tokens = monitor.value("grids_policy", "tokens_per_camera", "-")
     return (
-        f"episode {episode.number}/{episodes}  {episode.instruction:<20} | control {monitor.live_rate_hz:5.1f} Hz"
+        f"{episode.number}/{episodes}  {episode.instruction:<19} | control {monitor.live_rate_hz:5.1f} Hz"
         f" | inference {inference} ms | {tokens} tokens per camera | holds {len(episode.holds)}"
     )
 
@@ -195,7 +199,8 @@ def table(summary: Mapping) -> str:
         ("target_pose period", pair("target_period_ms", " ms")),
         ("inference", pair("inference_ms", " ms")),
         ("age of the chunk in use", pair("chunk_age_ms", " ms")),
-        ("deadline misses", f"{summary['deadline_misses']} of {summary['chunks']} chunks"),
+        ("chunks", summary["chunks"]),
+        ("deadline misses", summary["deadline_misses"]),
         ("tokens per camera", summary["tokens_per_camera"]),
         ("holds while moving", summary["holds"]),
     )
