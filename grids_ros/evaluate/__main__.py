@@ -18,6 +18,7 @@ from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, Task
+from grids_ros.train.card import record_evaluation
 
 FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is unseen
 
@@ -80,6 +81,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)"
     )
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
+    parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
     options = parser.parse_args(arguments)
     for name in ("episodes", "workers"):
         if getattr(options, name) < 1:
@@ -96,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.video:
         options.video.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(summarise(evaluate(options))))
+    summary = summarise(evaluate(options))
+    if options.card:
+        record_evaluation(options.checkpoint, {"task": options.task, "first_seed": options.seed, **summary})
+    print(json.dumps(summary))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grids_ros.policy.checkpoint import SPACES, Checkpoint
+from grids_ros.policy.checkpoint import SPACES, Checkpoint, load
 
 SMOOTHING = 25  # steps
 
@@ -65,3 +65,11 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     if "evaluation" in facts:
         lines += ["", "## Closed loop", "", "```json", json.dumps(facts["evaluation"], indent=2), "```"]
     path.write_text("\n".join(lines) + "\n")
+
+
+def record_evaluation(folder: Path, evaluation: dict) -> None:
+    """Add what a checkpoint scored in closed loop to its provenance.json and its card."""
+    checkpoint = load(folder)
+    checkpoint.provenance["evaluation"] = evaluation
+    (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
+    write_card(checkpoint, folder / "README.md")
