@@ -120,10 +120,10 @@ def bring_up(conductor: Conductor, checkpoint: Path) -> None:
     conductor.wait_for_node("follower")
     conductor.change_state("follower", Transition.TRANSITION_CONFIGURE)
     conductor.change_state("follower", Transition.TRANSITION_ACTIVATE)
-    done("the follower is active")
+    done(f"the follower is active; loading {checkpoint}")
     conductor.wait_for_node("policy")
     conductor.change_state("policy", Transition.TRANSITION_CONFIGURE, CONFIGURE_S)
-    done(f"the policy has loaded {checkpoint} and warmed up")
+    done("the policy is loaded and warm")
     conductor.change_state("policy", Transition.TRANSITION_ACTIVATE)
     done("the policy is active")
 
