@@ -142,6 +142,15 @@ def test_arguments_out_of_range_are_refused(arguments, text, tmp_path, capsys):
     assert text in capsys.readouterr().err
 
 
+def test_a_broken_checkpoint_is_named_before_any_process_starts(tmp_path, capsys, monkeypatch):
+    folder = save_tiny(tmp_path / "policy")
+    (folder / "normalization.json").unlink()
+    monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
+    assert program.main(["--checkpoint", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "normalization.json" in captured.err and not captured.out
+
+
 def test_the_program_plays_the_colours_in_turn_and_ends_with_one_line_of_json(tmp_path, capsys):
     """A random policy lifts nothing; that, too, must be said, and filmed."""
     import av

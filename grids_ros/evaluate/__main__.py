@@ -77,9 +77,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument(
-        "--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)"
-    )
+    parser.add_argument("--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)")
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
     parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
     options = parser.parse_args(arguments)
@@ -94,8 +92,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. The last line of output is one JSON object."""
+    """Entry point. The last line of output is one JSON object; 1 and the reason for a broken checkpoint."""
+    from grids_ros.policy.checkpoint import CheckpointError, load
+
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        load(options.checkpoint)  # a process of the pool that fails to start does not say why
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 1
     if options.video:
         options.video.mkdir(parents=True, exist_ok=True)
     summary = summarise(evaluate(options))

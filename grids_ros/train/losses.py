@@ -1,7 +1,8 @@
 """What training minimises: the flow, and two aids that never reach the robot.
 
 `locations`: small heads must tell where the objects are from the pooled map, from the sampled tokens and, for the
-named one, from the language model. They give a small network trained from scratch a reason to see.
+named one, from what the language model makes of the words. They give a small network trained from scratch a reason
+to see and to read.
 `attraction`: in simulation, where the objects' places in the images are known, the nearest sampled coordinate is
 drawn to each of them. Left alone, a small model's vision layers carry what matters to a fixed grid of points.
 """
@@ -114,9 +115,9 @@ def losses(
 
     wrapped = attached(model)
     terms = {"flow": flow}
-    words = batch.attention_mask.unsqueeze(-1).to(flow.dtype)
-    language = (prefix.last_hidden_state * words).sum(1) / words.sum(1)
     placeholders = cameras * tokens_per_camera(model)
+    words = batch.attention_mask[:, placeholders:].unsqueeze(-1).to(flow.dtype)
+    language = (prefix.last_hidden_state[:, placeholders:] * words).sum(1) / words.sum(1)
     dense = (
         wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
     )
