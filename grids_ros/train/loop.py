@@ -29,14 +29,14 @@ class Recipe:
     """How to train. `shift` [px]: images are moved by up to that much, which metric labels only bear when small."""
 
     steps: int
-    batch: int = 64
+    batch: int = 32
     learning_rate: float = 1e-3
     warm_up: int = 100
     clip: float = 1.0
     decay: float = 0.998
     shift: int = 3
-    locations: float = 0.3
-    attraction: float = 5.0
+    locations: float = 1.0
+    attraction: float = 50.0
     seed: int = 0
 
 
