@@ -1,7 +1,7 @@
 """python -m grids_ros record: scripted demonstrations in the simulated scene, as rosbag2, one bag per process.
 
-Some episodes are disturbed: the arm is driven aside for a moment, and the demonstrator recovers. Nothing is recorded
-meanwhile, so `target_pose` never says what a policy should not do; the recovery is what there is to learn from.
+Some episodes are disturbed: the arm is driven aside or an object is shoved, and the demonstrator recovers. Nothing is
+recorded meanwhile, so `target_pose` never says what a policy should not do; the recovery is what there is to learn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from tqdm import tqdm
 from grids_ros.data.bags import BagWriter
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.sim import model
+from grids_ros.sim.disturbance import Push, Shove, plan
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import LIFT_TASKS, SuccessMonitor, Task
+from grids_ros.sim.tasks import TASKS, SuccessMonitor, Task, in_turn
 
 TICKS_PER_IMAGE = 2  # of the demonstrator: images, poses and joints every 0.1 s
 AFTER_SUCCESS_S = 1.4  # a chunk of 1.2 s after the frame of success still lies within
@@ -29,56 +29,15 @@ LIMIT_S = 12.0  # an episode without success by then is discarded
 
 _PAUSE_NS = 2 * NANOSECONDS  # between two episodes
 _MARGIN_NS = NANOSECONDS // 1000  # between an instruction and the messages that it encloses
-_DISTURBED = 0.5  # part of the episodes with a push
-_NEAR = 0.05  # from the cube: close to grasping it [m]
-_PUSH_TIMES_S = (0.3, 0.4, 0.5)
-_PUSH_M, _PUSH_YAW = 0.08, 0.6
-_LOWEST = 0.015  # of the tool after a push: the fingers stay off the table [m]
-
 Event = Callable[[BagWriter], None]
-
-
-@dataclass(frozen=True)
-class Push:
-    """A disturbance, once: after `after_s`, or when the tool first comes near the cube if `near`, whichever is later.
-
-    gripper: the opening that the hand is driven to as well [m], or None.
-    """
-
-    after_s: float
-    near: bool
-    translation: np.ndarray
-    yaw: float
-    duration_s: float
-    gripper: float | None
-
-
-def plan_pushes(rng: np.random.Generator) -> list[Push]:
-    """None in half of the episodes, else one or two, in the order of their times."""
-    count = int(rng.integers(1, 3)) if rng.random() < _DISTURBED else 0
-    pushes = []
-    for after_s in np.sort(rng.uniform(0.1, 2.2, count)):
-        low, high = [-_PUSH_M, -_PUSH_M, -_PUSH_M / 2], [_PUSH_M] * 3
-        gripper = float(rng.choice([0.0, model.MAX_OPENING])) if rng.random() < 0.3 else None
-        pushes.append(
-            Push(
-                float(after_s),
-                bool(rng.random() < 0.4),
-                rng.uniform(low, high),
-                float(rng.uniform(-_PUSH_YAW, _PUSH_YAW)),
-                float(rng.choice(_PUSH_TIMES_S)),
-                gripper,
-            )
-        )
-    return pushes
 
 
 class Demonstration:
     """One episode, kept in memory until it is known to have succeeded."""
 
-    def __init__(self, scene: Scene, task: Task, start_ns: int, pushes: Sequence[Push]):
+    def __init__(self, scene: Scene, task: Task, start_ns: int, disturbances: Sequence[Push | Shove]):
         self._scene, self._task, self._start_ns = scene, task, start_ns
-        self._pushes = list(pushes)
+        self._disturbances = list(disturbances)
         self._events: list[Event] = []
         self._commanded: float | None = None
 
@@ -97,7 +56,7 @@ class Demonstration:
                     continue
                 self._observe()
             target, opening = expert.act(self._scene)
-            self._command(target, opening)
+            self._command(self._now_ns(), target, opening)
             self._scene.step(target, opening, PERIOD_S)
             tick += 1
             if done_s is None and monitor.update(self._scene):
@@ -106,18 +65,12 @@ class Demonstration:
         return self._task.success(self._scene)
 
     def _disturb(self) -> bool:
-        """Push if one is due."""
-        if not self._pushes or self._scene.time_s < self._pushes[0].after_s:
+        """The next disturbance, if it is due."""
+        if not self._disturbances or not self._disturbances[0].due(self._scene, self._task):
             return False
-        push, tool = self._pushes[0], self._scene.tool_pose().position
-        if push.near and np.linalg.norm(tool - self._scene.object_positions()[self._task.colour]) > _NEAR:
-            return False
-        self._pushes.pop(0)
-        if push.gripper is not None:
-            self._command(None, push.gripper)
-            self._scene.step(None, push.gripper, 0.0)
-        down = max(push.translation[2], min(0.0, _LOWEST - tool[2]))
-        self._scene.push(np.array([*push.translation[:2], down]), push.yaw, push.duration_s)
+        stamp = self._now_ns()
+        self._disturbances.pop(0).apply(self._scene)
+        self._command(stamp, None, self._scene.gripper_target)
         return True
 
     def _observe(self) -> None:
@@ -136,8 +89,7 @@ class Demonstration:
 
         self._events.append(write)
 
-    def _command(self, target: Pose | None, opening: float) -> None:
-        stamp = self._now_ns()
+    def _command(self, stamp: int, target: Pose | None, opening: float) -> None:
         if target is not None:
             self._events.append(lambda bag: bag.target_pose(stamp, target))
         if opening != self._commanded:
@@ -157,17 +109,19 @@ class Demonstration:
         return self._now_ns() + _MARGIN_NS
 
 
-def record(path: Path, episodes: Sequence[int], seed: int, report: Callable[[bool], None], image_size: int) -> None:
-    """A bag with these episodes (numbers: scene and colour follow from them); `report` hears of each whether it is in.
+def record(
+    path: Path, tasks: Sequence[Task], episodes: Sequence[int], seed: int, report: Callable[[bool], None], size: int
+) -> None:
+    """A bag with these episodes (numbers: the scene, and which of the tasks, follow from them), images of `size` px.
 
-    Stamps are simulated time, with a pause between episodes.
+    `report` hears of each whether it is in. Stamps are simulated time, with a pause between episodes.
     """
-    scene, start_ns = Scene(seed, image_size), NANOSECONDS
+    scene, start_ns = Scene(seed, size), NANOSECONDS
     with BagWriter(path) as bag:
         for number in episodes:
             scene.reset(seed + number)
-            pushes = plan_pushes(np.random.default_rng([seed, number]))
-            demonstration = Demonstration(scene, LIFT_TASKS[number % len(LIFT_TASKS)], start_ns, pushes)
+            task = tasks[number % len(tasks)]
+            demonstration = Demonstration(scene, task, start_ns, plan(np.random.default_rng([seed, number]), task))
             succeeded = demonstration.run()
             if succeeded:
                 demonstration.write(bag)
@@ -176,25 +130,26 @@ def record(path: Path, episodes: Sequence[int], seed: int, report: Callable[[boo
     scene.close()
 
 
-def _work(sender: connection.Connection, path: Path, episodes: list[int], seed: int, image_size: int) -> None:
+def _work(sender: connection.Connection, path: Path, episodes: list[int], options: argparse.Namespace) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    record(path, episodes, seed, sender.send, image_size)
+    tasks = in_turn(tuple(TASKS) if options.task == "all" else (options.task,))
+    record(path, tasks, episodes, options.seed, sender.send, options.image_size)
 
 
-def _record_in_parallel(out: Path, count: int, seed: int, workers: int, image_size: int) -> tuple[int, list[int]]:
+def _record_in_parallel(options: argparse.Namespace) -> tuple[int, list[int]]:
     """How many demonstrations are in the bags, and the exit codes of the processes that broke off."""
     context, processes, pipes = get_context("spawn"), [], []
-    for index, numbers in enumerate(np.array_split(np.arange(count), workers)):
+    for index, numbers in enumerate(np.array_split(np.arange(options.episodes), options.workers)):
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (sender, out / f"part_{index:03d}", numbers.tolist(), seed, image_size)
+        arguments = (sender, options.out / f"part_{index:03d}", numbers.tolist(), options)
         processes.append(context.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
         sender.close()  # so that the pipe ends with its process
         pipes.append(receiver)
     kept = 0
-    with tqdm(total=count, unit="episode", smoothing=0.05) as bar:
+    with tqdm(total=options.episodes, unit="episode", smoothing=0.05) as bar:
         while pipes:
             for pipe in connection.wait(pipes):
                 try:
@@ -212,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; 1 when a process broke off or no demonstration succeeded."""
     parser = argparse.ArgumentParser(prog="python -m grids_ros record", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the bags part_000, part_001, ...")
+    parser.add_argument("--task", choices=[*TASKS, "all"], default="lift", help="all: in turn (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=900, help="how many to attempt (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene, one more each (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
@@ -223,11 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(options.out.glob("part_*")):
         parser.error(f"{options.out} holds bags already; give --out a new folder")
     options.out.mkdir(parents=True, exist_ok=True)
-    workers = min(options.workers, options.episodes)
-    kept, broken = _record_in_parallel(options.out, options.episodes, options.seed, workers, options.image_size)
+    options.workers = min(options.workers, options.episodes)
+    kept, broken = _record_in_parallel(options)
     print(f"{kept} demonstrations in {options.out}, {options.episodes - kept} discarded")
     if broken:
-        print(f"{len(broken)} of {workers} processes broke off, exit codes {broken}: their bags are incomplete")
+        print(f"{len(broken)} of {options.workers} processes broke off, exit codes {broken}: their bags are incomplete")
     return 1 if broken or not kept else 0
 
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from grids_ros.datatypes import Pose
 from grids_ros.sim import model
 from grids_ros.sim.scene import DOWN, Scene
-from grids_ros.sim.tasks import Task
+from grids_ros.sim.tasks import Task, in_place
 
 PERIOD_S = 0.05  # how often to ask [s]
 LIFTED_HEIGHT = 0.17  # of the tool, at the end of a lift [m]
@@ -25,28 +25,41 @@ _GRASP_ZONE = 0.010  # within this of the cube's centre the fingers close [m]
 _CLOSED_ON_CUBE = model.CUBE_SIDE + 0.003  # the opening below which a cube between the fingers is held [m]
 _OPEN_ENOUGH = 0.07  # the fingers fit around a cube in any approach [m]
 
+_DROP = {"bowl": 0.050, "cube": model.CUBE_SIDE + 0.002}  # of the cube above its target's centre when let go [m]
+_CARRY = 0.05  # above that while not yet over the target [m]
+_LET_GO = 0.004  # within this height of the drop the fingers open [m]
+_RETREAT_HEIGHT = 0.20  # of the tool, once the cube is in its place [m]
+_FINGER_REACH = 0.047  # of an open finger from the cube's centre [m]
+_CUBE_ROOM, _BOWL_ROOM = 0.035, 0.075  # from there to the centre of another cube or of the bowl, at least [m]
+
 
 class Expert:
-    """Lifts the cube that the task names."""
+    """Lifts the cube that the task names, and puts it where the task says."""
 
     def __init__(self, task: Task):
         self.task = task
 
     def act(self, scene: Scene) -> tuple[Pose, float]:
         """The next target of the tool, and the opening [m] asked of the gripper."""
-        tool = scene.tool_pose()
-        cube = scene.object_positions()[self.task.colour]
+        tool, positions, opening = scene.tool_pose(), scene.object_positions(), scene.gripper_opening()
+        cube = positions[self.task.colour]
         turn = Rotation.from_quat(tool.quaternion)
-        offset = cube - tool.position
-        opening = scene.gripper_opening()
-        around = np.linalg.norm(offset[:2]) < _GRASP_ZONE and abs(offset[2]) < _GRASP_ZONE
-        if around:
-            held = opening < _CLOSED_ON_CUBE
-            goal = np.array([*tool.position[:2], LIFTED_HEIGHT]) if held else cube
-            return _towards(tool, goal, _upright(turn, _yaw(turn))), 0.0
-        yaw = _nearest_grasp_yaw(scene.object_quaternions()[self.task.colour], _yaw(turn))
-        goal = self._approach(tool.position, cube, abs(yaw - _yaw(turn)), opening)
-        return _towards(tool, goal, _upright(turn, yaw)), model.MAX_OPENING
+        offset = np.abs(cube - tool.position)
+        around = np.linalg.norm(offset[:2]) < _GRASP_ZONE and offset[2] < _GRASP_ZONE
+        held = around and opening < _CLOSED_ON_CUBE
+        if self.task.onto and self._arrived(cube, positions[self.task.onto]):
+            goal, opening = self._retreat(tool.position, cube, opening), model.MAX_OPENING
+        elif held and self.task.onto:
+            goal, opening = self._carry(tool.position, cube, positions[self.task.onto]), 0.0
+        elif held:
+            goal, opening = np.array([*tool.position[:2], LIFTED_HEIGHT]), 0.0
+        elif around:
+            goal, opening = cube, 0.0
+        else:
+            yaw = self._grasp_yaw(scene, _yaw(turn))
+            goal = self._approach(tool.position, cube, abs(yaw - _yaw(turn)), opening)
+            return _towards(tool, goal, _upright(turn, yaw)), model.MAX_OPENING
+        return _towards(tool, goal, _upright(turn, _yaw(turn))), opening
 
     @staticmethod
     def _approach(tool: np.ndarray, cube: np.ndarray, misaligned: float, opening: float) -> np.ndarray:
@@ -59,6 +72,51 @@ class Expert:
         blocked = tool[2] < height - 0.025 and tool[2] < cube[2] + 0.05  # rise before moving sideways into the cube
         return np.array([*(tool[:2] if blocked else cube[:2]), height])
 
+    def _arrived(self, cube: np.ndarray, target: np.ndarray) -> bool:
+        """Whether the fingers may let go of the cube, or have: it is in its place, or just above it."""
+        over = np.linalg.norm(cube[:2] - target[:2]) < 2 * _ALIGNED
+        low = cube[2] - target[2] < _drop(self.task.onto) + _LET_GO
+        return (over and low) or in_place(cube, self.task.onto, target)
+
+    def _carry(self, tool: np.ndarray, cube: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """A funnel over the target, for the cube in the hand."""
+        aside = target[:2] - cube[:2]
+        drop = target[2] + _drop(self.task.onto)
+        height = drop + min(_CARRY, max(0.0, 4.0 * (np.linalg.norm(aside) - _ALIGNED)))
+        blocked = cube[2] < height - 0.025  # rise before moving sideways into the target
+        return np.array([*(tool[:2] if blocked else tool[:2] + aside), tool[2] + height - cube[2]])
+
+    @staticmethod
+    def _retreat(tool: np.ndarray, cube: np.ndarray, opening: float) -> np.ndarray:
+        """Straight up, once the fingers are off the cube."""
+        beside = np.abs(tool - cube).max() < 0.05 and opening < _OPEN_ENOUGH
+        return tool if beside else np.array([*tool[:2], _RETREAT_HEIGHT])
+
+    def _grasp_yaw(self, scene: Scene, yaw: float) -> float:
+        """The heading nearest to `yaw` at which the fingers meet two faces of the cube and nothing else."""
+        positions = scene.object_positions()
+        cube = positions.pop(self.task.colour)
+        turn = Rotation.from_quat(scene.object_quaternions()[self.task.colour]).as_matrix()
+        level = turn[:2, np.abs(turn[2]).argmin()]  # an edge that lies level, whichever face is up
+        quarter = np.pi / 2
+        nearest = yaw + (np.arctan2(level[1], level[0]) - yaw + quarter / 2) % quarter - quarter / 2
+
+        def room(heading: float) -> float:
+            aside = _FINGER_REACH * np.array([-np.sin(heading), np.cos(heading)])
+            return min(
+                np.linalg.norm(finger - other[:2]) - (_BOWL_ROOM if name == "bowl" else _CUBE_ROOM)
+                for finger in (cube[:2] + aside, cube[:2] - aside)
+                for name, other in positions.items()
+            )
+
+        across = nearest - np.copysign(quarter, nearest)  # the other pair of faces, never further from straight ahead
+        return nearest if room(nearest) > 0.0 else max((nearest, across), key=room)
+
+
+def _drop(onto: str) -> float:
+    """Height of a cube above its target's centre at which it is let go [m]."""
+    return _DROP["bowl" if onto == "bowl" else "cube"]
+
 
 def _yaw(turn: Rotation) -> float:
     """The heading of the tool's x axis about the base's z axis [rad]."""
@@ -69,13 +127,6 @@ def _yaw(turn: Rotation) -> float:
 def _upright(turn: Rotation, yaw: float) -> Rotation:
     """The tool pointing straight down with this heading."""
     return Rotation.from_euler("z", yaw) * Rotation.from_quat(DOWN)
-
-
-def _nearest_grasp_yaw(cube_quaternion: np.ndarray, yaw: float) -> float:
-    """The heading nearest to `yaw` at which the fingers meet two faces of the cube."""
-    cube_yaw = _yaw(Rotation.from_quat(cube_quaternion))
-    quarter = np.pi / 2
-    return yaw + (cube_yaw - yaw + quarter / 2) % quarter - quarter / 2
 
 
 def _towards(tool: Pose, goal: np.ndarray, goal_turn: Rotation) -> Pose:

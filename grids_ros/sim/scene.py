@@ -113,6 +113,12 @@ class Scene:
         turned = Rotation.from_euler("z", yaw) * Rotation.from_quat(pose.quaternion)
         self.step(Pose(pose.position + translation, turned.as_quat()), None, duration_s)
 
+    def shove(self, name: str, velocity: np.ndarray, spin: float) -> None:
+        """Disturb an object: it slides off at `velocity` (2,) [m/s] over the table, turning at `spin` [rad/s]."""
+        address = self._model.joint(name).dofadr[0]
+        self._data.qvel[address : address + 2] += velocity
+        self._data.qvel[address + 5] += spin
+
     @property
     def time_s(self) -> float:
         """Since the reset [s]."""
@@ -153,13 +159,26 @@ class Scene:
         """Orientation of each object in the base frame, xyzw."""
         return {name: np.roll(self._data.body(name).xquat, -1) for name in model.OBJECTS}
 
-    def grasped(self, colour: str) -> bool:
-        """Whether both fingers touch this cube."""
+    def object_speed(self, name: str) -> float:
+        """How fast the object's centre moves [m/s]."""
+        address = self._model.joint(name).dofadr[0]
+        return float(np.linalg.norm(self._data.qvel[address : address + 3]))
+
+    def _touching(self, colour: str) -> int:
+        """How many fingers touch this cube."""
         cube, touching = self._model.geom(colour).id, set()
         for pair in self._data.contact.geom:
             if cube in pair:
                 touching.update(int(geom) for geom in pair if geom in self._pads)
-        return len(touching) == 2
+        return len(touching)
+
+    def grasped(self, colour: str) -> bool:
+        """Whether both fingers touch this cube."""
+        return self._touching(colour) == 2
+
+    def touched(self, colour: str) -> bool:
+        """Whether a finger touches this cube."""
+        return self._touching(colour) > 0
 
     def _renderer(self, height: int, width: int) -> mujoco.Renderer:
         if (height, width) not in self._renderers:
