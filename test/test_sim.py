@@ -15,6 +15,7 @@ from grids_ros.datatypes import Pose
 from grids_ros.sim import model
 from grids_ros.sim.scene import DOWN, FINGER_SPEED, Scene
 from grids_ros.sim.servo import PERIOD_S, ArmServo
+from grids_ros.sim.variation import Variation
 
 # Franka's table of Denavit-Hartenberg parameters (Craig): a [m], d [m], alpha [rad]; the last row is the flange.
 DH = (
@@ -56,7 +57,7 @@ def scene(shared) -> Scene:
     return shared
 
 
-@pytest.mark.parametrize("xml", [model.arm_xml(), model.scene_xml(64)], ids=["servo", "scene"])
+@pytest.mark.parametrize("xml", [model.arm_xml(), model.scene_xml(64, Variation())], ids=["servo", "scene"])
 def test_kinematics_are_those_of_the_data_sheet(xml):
     arm = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(arm)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.spatial.transform import Rotation
+
+from grids_ros.sim.variation import Distractor, Shift, Table, Variation
 
 COLOURS = ("red", "green", "blue")
 OBJECTS = (*COLOURS, "bowl")
@@ -54,13 +57,21 @@ def _disc(start: str, end: str, radius: float, colour: str = _DARK) -> str:
     return f'<geom type="cylinder" fromto="{start} {end}" size="{radius}" mass="0" rgba="{colour}" class="look"/>'
 
 
-def _camera(name: str, position, target, fovy: float, up=(0.0, 0.0, 1.0)) -> str:
-    """A camera at `position` that looks at `target`, both in its parent's frame, with `up` upwards in the image."""
+def _numbers(values) -> str:
+    return " ".join(f"{value:.6f}" for value in values)
+
+
+def _camera(name: str, position, target, fovy: float, shift: Shift, up=(0.0, 0.0, 1.0)) -> str:
+    """A camera at `position` that looks at `target`, both in its parent's frame, with `up` upwards in the image.
+
+    It is displaced by `shift` from there.
+    """
     backward = np.subtract(position, target) / np.linalg.norm(np.subtract(position, target))
     right = np.cross(up, backward)
     right /= np.linalg.norm(right)
-    axes = " ".join(f"{value:.6f}" for value in (*right, *np.cross(backward, right)))
-    return f'<camera name="{name}" pos="{position[0]} {position[1]} {position[2]}" xyaxes="{axes}" fovy="{fovy}"/>'
+    axes = np.stack([right, np.cross(backward, right), backward], axis=1) @ Rotation.from_rotvec(shift.turn).as_matrix()
+    place, turned = _numbers(np.add(position, shift.translation)), _numbers((*axes[:, 0], *axes[:, 1]))
+    return f'<camera name="{name}" pos="{place}" xyaxes="{turned}" fovy="{fovy}"/>'
 
 
 # Per link: where its frame lies in its parent's, and its shape in its own frame (the joint turns about z).
@@ -113,22 +124,21 @@ def _finger(index: int) -> str:
     </body>"""
 
 
-def _hand(finger_parts: str) -> str:
+def _hand(parts: str) -> str:
     return f"""
     <body name="hand" pos="0 0 0.107" quat="{math.cos(math.pi / 8)} 0 0 {-math.sin(math.pi / 8)}" gravcomp="1">
       <geom type="box" size="0.021 0.100 0.026" pos="0 0 0.034" mass="0.70" rgba="{_WHITE}" class="solid"/>
       <geom type="cylinder" size="0.034 0.010" pos="0 0 0.006" mass="0" rgba="{_GREY}" class="look"/>
       <geom type="box" size="0.016 0.098 0.003" pos="0 0 0.061" mass="0.03" rgba="{_DARK}" class="look"/>
       <geom type="box" size="0.008 0.018 0.010" pos="0.040 0 0.012" mass="0.05" rgba="{_DARK}" class="look"/>
-      {_camera("wrist", (0.072, 0.0, 0.010), (0.0, 0.0, 0.165), 68, up=(1.0, 0.0, 0.0))}
       <site name="tool" pos="0 0 0.1034" size="0.004" rgba="0 0 0 0"/>
-      {finger_parts}
+      {parts}
     </body>"""
 
 
-def _arm(finger_parts: str) -> str:
-    """The kinematic chain, nested from the base to the hand."""
-    inner = _hand(finger_parts)
+def _arm(hand_parts: str) -> str:
+    """The kinematic chain, nested from the base to the hand and what is mounted on it."""
+    inner = _hand(hand_parts)
     for number in range(7, 0, -1):
         frame, shape = _LINKS[number - 1]
         low, high = POSITION_LIMITS[number - 1]
@@ -191,7 +201,7 @@ _DEFAULTS = """
 
 
 def arm_xml() -> str:
-    """The arm alone, fingers left out: seven degrees of freedom, for inverse kinematics."""
+    """The arm alone, without fingers and cameras: seven degrees of freedom, for inverse kinematics."""
     return f'<mujoco model="arm">{_DEFAULTS}<worldbody>{_arm("")}</worldbody></mujoco>'
 
 
@@ -207,31 +217,70 @@ def _actuators() -> str:
     return "".join(parts)
 
 
-def scene_xml(image_size: int) -> str:
+def _distractor(index: int, distractor: Distractor) -> str:
+    return f"""
+    <body name="distractor{index}" pos="0.5 0 {distractor.height}">
+      <freejoint name="distractor{index}"/>
+      <geom type="{distractor.shape}" size="{_numbers(distractor.size)}" mass="0.05"
+            rgba="{_numbers(distractor.colour)} 1" class="solid"/>
+    </body>"""
+
+
+def _table(table: Table | None) -> tuple[str, str]:
+    """The table's top, and the assets it needs."""
+    top = '<geom name="table" type="box" size="0.52 0.60 0.02" pos="0.40 0 -0.02" class="solid" '
+    wood = f'{top} rgba="0.78 0.69 0.57 1"/>'
+    if table is None:
+        return wood, ""
+    first, second = (_numbers(colour) for colour in table.colours)
+    if table.look == "mat":
+        mat = '<geom type="box" size="0.25 0.36 0.0004" pos="0.50 0 0.0004" class="look" '
+        return f'{wood}{mat} rgba="{first} 1"/>', ""
+    pattern = {
+        "checker": f'builtin="checker" rgb1="{first}" rgb2="{second}"',
+        "speckled": f'builtin="flat" mark="random" random="0.25" rgb1="{first}" markrgb="{second}"',
+    }[table.look]
+    repeat = {"checker": "7 7", "speckled": "4 4"}[table.look]
+    assets = f"""
+  <asset>
+    <texture name="cloth" type="2d" width="64" height="64" {pattern}/>
+    <material name="cloth" texture="cloth" texrepeat="{repeat}" specular="0"/>
+  </asset>"""
+    return f'{top} material="cloth"/>', assets
+
+
+def _wrist_camera(shift: Shift) -> str:
+    return _camera("wrist", (0.072, 0.0, 0.010), (0.0, 0.0, 0.165), 68, shift, up=(1.0, 0.0, 0.0))
+
+
+def scene_xml(image_size: int, variation: Variation) -> str:
     """Arm, table, cubes, bowl, lights and cameras; offscreen images up to image_size x image_size or 1280 x 720."""
     width, height = max(image_size, 1280), max(image_size, 720)
+    light, shifts = variation.light, variation.cameras
+    table, assets = _table(variation.table)
     return f"""
-<mujoco model="grids_ros">{_DEFAULTS}
+<mujoco model="grids_ros">{_DEFAULTS}{assets}
   <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <visual>
     <global offwidth="{width}" offheight="{height}"/>
     <quality shadowsize="0" offsamples="0" numslices="14" numstacks="8" numquads="1"/>
-    <headlight ambient="0.42 0.42 0.43" diffuse="0.20 0.20 0.20" specular="0 0 0"/>
+    <headlight ambient="{_numbers(light.ambient)}" diffuse="0.20 0.20 0.20" specular="0 0 0"/>
     <map znear="0.01" zfar="20"/>
     <rgba haze="0.80 0.84 0.88 1"/>
   </visual>
   <worldbody>
-    <light pos="0.2 -0.8 2.0" dir="0.15 0.45 -1" directional="true" castshadow="false" diffuse="0.50 0.50 0.48"
-           specular="0 0 0"/>
-    <geom name="table" type="box" size="0.52 0.60 0.02" pos="0.40 0 -0.02" rgba="0.78 0.69 0.57 1" class="solid"/>
+    <light pos="0.2 -0.8 2.0" dir="{_numbers(light.direction)}" directional="true" castshadow="false"
+           diffuse="{_numbers(light.lamp)}" specular="0 0 0"/>
+    {table}
     <geom type="box" size="0.50 0.58 0.02" pos="0.40 0 -0.06" rgba="0.55 0.47 0.38 1" class="look"/>
     <geom type="box" size="2.5 2.5 0.01" pos="0 0 -0.75" rgba="0.60 0.63 0.66 1" class="look"/>
     <geom type="box" size="0.01 3 2" pos="-1.2 0 0.8" rgba="0.83 0.86 0.88 1" class="look"/>
-    {_camera("base", (1.20, 0.22, 0.62), (0.49, 0.0, 0.09), 37)}
-    {_camera("overview", (1.55, 0.95, 0.85), (0.25, 0.0, 0.30), 38)}
-    {_arm(_finger(1) + _finger(2))}
+    {_camera("base", (1.20, 0.22, 0.62), (0.49, 0.0, 0.09), 37, shifts.get("base", Shift()))}
+    {_camera("overview", (1.55, 0.95, 0.85), (0.25, 0.0, 0.30), 38, Shift())}
+    {_arm(_finger(1) + _finger(2) + _wrist_camera(shifts.get("wrist", Shift())))}
     {"".join(_cube(colour) for colour in COLOURS)}
     {_bowl()}
+    {"".join(_distractor(index, one) for index, one in enumerate(variation.distractors))}
   </worldbody>
   <tendon>
     <fixed name="opening">

@@ -12,6 +12,7 @@ from grids_ros.datatypes import Pose
 from grids_ros.sim import model
 from grids_ros.sim.gl import RenderError, explain, require
 from grids_ros.sim.servo import PERIOD_S, ArmServo
+from grids_ros.sim.variation import DISTRACTED, Region, Variation, draw
 
 # llvmpipe's own threads get in the way of everything else on a small machine; users may set their own number.
 os.environ.setdefault("LP_NUM_THREADS", "1")
@@ -19,8 +20,7 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 FINGER_SPEED = 0.1  # of the opening while the hand opens or closes [m/s]
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw: the tool's z axis points at the table, its x axis forwards
 
-_CUBE_X, _CUBE_Y = (0.40, 0.62), (-0.19, 0.19)
-_CUBE_DISTANCE, _BOWL_DISTANCE = 0.085, 0.125  # least distance between centres [m]
+_CUBE_DISTANCE, _DISTRACTOR_DISTANCE, _BOWL_DISTANCE = 0.085, 0.10, 0.125  # least distance between centres [m]
 _START_LOW, _START_HIGH = np.array([0.38, -0.16, 0.17]), np.array([0.58, 0.16, 0.32])
 _START_YAW = 0.4  # [rad]
 _SETTLE_S = 0.1
@@ -38,24 +38,34 @@ class Scene:
     joint_names = (*model.ARM_JOINTS, *model.FINGER_JOINTS)
     cameras = model.CAMERAS
 
-    def __init__(self, seed: int = 0, image_size: int = 224):
+    def __init__(self, seed: int = 0, image_size: int = 224, ood: str | None = None):
+        """ood: how every scene is to differ from those of demonstrations, one of variation.KINDS; None: not at all."""
         self.image_size = image_size
-        self._model = mujoco.MjModel.from_xml_string(model.scene_xml(image_size))
-        self._data = mujoco.MjData(self._model)
+        self._ood = ood
         self._servo = ArmServo()
-        self._substeps = round(PERIOD_S / self._model.opt.timestep)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._build(Variation())
+        self.reset(seed)
+
+    def _build(self, variation: Variation) -> None:
+        """Compile the model, and look up where things are in it."""
+        self.close()
+        self.variation = variation
+        self._model = mujoco.MjModel.from_xml_string(model.scene_xml(self.image_size, variation))
+        self._data = mujoco.MjData(self._model)
+        self._substeps = round(PERIOD_S / self._model.opt.timestep)
         self._tool = self._model.site("tool").id
         self._pads = tuple(self._model.geom(f"pad{i}").id for i in (1, 2))
         self._joint_addresses = np.array([self._model.joint(name).qposadr[0] for name in self.joint_names])
         self._velocity_addresses = np.array([self._model.joint(name).dofadr[0] for name in self.joint_names])
-        self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """A new scene: objects anywhere in the workspace without overlap, the arm above them. Repeatable."""
+        if self._ood is not None:
+            self._build(draw(self._ood, seed))
         rng = np.random.default_rng(seed)
         mujoco.mj_resetData(self._model, self._data)
-        self._place_objects(rng)
+        self._place_objects(rng, np.random.default_rng([seed, 1]))
         yaw = rng.uniform(-_START_YAW, _START_YAW)
         tilt = rng.normal(0.0, 0.04, 2)
         start = Pose(
@@ -71,20 +81,28 @@ class Scene:
         self.step(None, None, _SETTLE_S)
         self._data.time = 0.0
 
-    def _place_objects(self, rng: np.random.Generator) -> None:
+    def _place_objects(self, rng: np.random.Generator, rng_of_distractors: np.random.Generator) -> None:
+        """Draws of their own for distractors: the rest of the scene is the same with and without them."""
         placed: list[tuple[np.ndarray, float]] = []  # centre and the distance that it asks for
-        for name in ("bowl", *model.COLOURS):
-            reach = _BOWL_DISTANCE if name == "bowl" else _CUBE_DISTANCE
-            low, high = np.array([_CUBE_X[0], _CUBE_Y[0]]), np.array([_CUBE_X[1], _CUBE_Y[1]])
-            while True:
-                centre = rng.uniform(low, high)
-                if all(np.linalg.norm(centre - other) > max(reach, theirs) for other, theirs in placed):
-                    break
-            placed.append((centre, reach))
-            yaw = rng.uniform(-np.pi, np.pi)
-            height = 0.0 if name == "bowl" else model.CUBE_SIDE / 2
-            address = self._model.joint(name).qposadr[0]
-            self._data.qpos[address : address + 7] = [*centre, height, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        region = self.variation.region
+        self._place("bowl", 0.0, _BOWL_DISTANCE, region, placed, rng)
+        for name in model.COLOURS:
+            self._place(name, model.CUBE_SIDE / 2, _CUBE_DISTANCE, region, placed, rng)
+        for index, one in enumerate(self.variation.distractors):
+            name = f"distractor{index}"
+            self._place(name, one.height, _DISTRACTOR_DISTANCE, DISTRACTED, placed, rng_of_distractors)
+
+    def _place(self, name: str, height: float, reach: float, region: Region, placed: list, rng) -> None:
+        """Somewhere in the region, at any heading, clear of what is placed already."""
+        while True:
+            centre = rng.uniform(region.low, region.high)
+            clear = all(np.linalg.norm(centre - other) > max(reach, theirs) for other, theirs in placed)
+            if clear and centre in region:
+                break
+        placed.append((centre, reach))
+        yaw = rng.uniform(-np.pi, np.pi)
+        address = self._model.joint(name).qposadr[0]
+        self._data.qpos[address : address + 7] = [*centre, height, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
 
     def step(self, target: Pose | None, gripper: float | None, duration_s: float) -> None:
         """Advance time by `duration_s` while the arm follows `target` and the hand goes to `gripper` [m].
