@@ -18,6 +18,7 @@ from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, Task
+from grids_ros.sim.variation import KINDS
 from grids_ros.train.card import record_evaluation
 
 FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is unseen
@@ -25,7 +26,7 @@ FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is u
 _mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
 
 
-def prepare(checkpoint: Path) -> None:
+def prepare(checkpoint: Path, ood: str | None) -> None:
     """Load what a worker process keeps. One thread each: the episodes are what runs in parallel."""
     global _mine
     import torch
@@ -35,7 +36,7 @@ def prepare(checkpoint: Path) -> None:
     torch.set_num_threads(1)
     policy = Policy.load(checkpoint)
     policy.warm_up()
-    _mine = policy, Scene()
+    _mine = policy, Scene(ood=ood)
 
 
 def run(task: Task, seed: int, delay_s: float, video: Path | None) -> Result:
@@ -56,29 +57,32 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     """All episodes, in the order of their seeds; the tasks take turns."""
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
-    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options.checkpoint,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options.checkpoint, options.ood)) as pool:
         jobs = [
             pool.submit(run, tasks[i % len(tasks)], options.seed + i, options.delay, options.video)
             for i in range(options.episodes)
         ]
-        lifted, results = 0, []
+        won, results = 0, []
         with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:
             for job in bar:
                 results.append(job.result())
-                lifted += results[-1].success
-                bar.set_postfix_str(f"{lifted} of {len(results)} succeeded")
+                won += results[-1].success
+                bar.set_postfix_str(f"{won} of {len(results)} succeeded")
     return sorted(results, key=lambda result: result.seed)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m grids_ros evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--task", choices=sorted(TASKS), default="lift", help="default: %(default)s")
+    parser.add_argument("--task", choices=TASKS, default="lift", help="default: %(default)s")
+    parser.add_argument("--ood", choices=KINDS, help="evaluate out of distribution: what is unlike in every scene")
+    parser.add_argument("--tokens", type=int, help="per camera; refuse a checkpoint with another number")
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)")
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
+    parser.add_argument("--json", type=Path, help="file for the last line of output as well")
     parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
     options = parser.parse_args(arguments)
     for name in ("episodes", "workers"):
@@ -92,20 +96,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. The last line of output is one JSON object; 1 and the reason for a broken checkpoint."""
-    from grids_ros.policy.checkpoint import CheckpointError, load
+    """Entry point. The last line of output is one JSON object; 1 and the reason for a checkpoint that cannot do it."""
+    from grids_ros.policy.checkpoint import CheckpointError
+    from grids_ros.policy.preprocess import InputError
+    from grids_ros.policy.runtime import Policy
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        load(options.checkpoint)  # a process of the pool that fails to start does not say why
-    except CheckpointError as error:
-        print(error, file=sys.stderr)
-        return 1
     if options.video:
         options.video.mkdir(parents=True, exist_ok=True)
-    summary = summarise(evaluate(options))
+    try:
+        # A process of the pool that fails to start does not say why.
+        tokens = Policy.load(options.checkpoint, tokens=options.tokens).tokens_per_camera
+        results = evaluate(options)
+    except (CheckpointError, InputError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
+    summary = {**setting, **summarise(results)}
     if options.card:
-        record_evaluation(options.checkpoint, {"task": options.task, "first_seed": options.seed, **summary})
+        record_evaluation(options.checkpoint, summary)
+    if options.json:
+        options.json.write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary))
     return 0
 

@@ -14,7 +14,7 @@ from grids_ros.control.follower import Follower, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
 from grids_ros.observation import AgeLimits, ObservationBuffer
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import SuccessMonitor, Task, lifted
+from grids_ros.sim.tasks import SuccessMonitor, Task
 
 LIMIT_S = 15.0  # an episode without success ends here
 START_NS = 10 * NANOSECONDS  # of the simulated clock
@@ -40,8 +40,8 @@ class Step:
 class Result:
     """How an episode ended.
 
-    wrong: the other cubes that were lifted before. time_s: until success, or the limit. inference_ms: of each
-    inference. coordinates: camera to (inferences, K, 2).
+    wrong: the objects that a mistake was made with, see Task.wrong. time_s: until success, or the limit.
+    inference_ms: of each inference. coordinates: camera to (inferences, K, 2).
     """
 
     seed: int
@@ -86,7 +86,7 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) ->
         scene.step(command.pose if command else None, command.gripper if command else None, FOLLOWER.period_s)
         tick += 1
         success = monitor.update(scene)
-        wrong.update(colour for colour in ("red", "green", "blue") if colour != task.colour and lifted(scene, colour))
+        wrong.update(task.wrong(scene))
     coordinates = {name: np.stack(points) for name, points in seen.items() if points}
     yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
 

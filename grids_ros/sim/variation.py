@@ -64,7 +64,7 @@ class Shift:
 
 
 WORKSPACE = Region((0.40, -0.19), (0.62, 0.19))  # where demonstrations have their objects
-AROUND = Region((0.35, -0.25), (0.67, 0.25), WORKSPACE)  # where they have none
+AROUND = Region((0.35, -0.235), (0.66, 0.235), WORKSPACE)  # where they have none
 DISTRACTED = Region((0.32, -0.32), (0.72, 0.32))  # where distractors stand, clear of the objects
 
 
