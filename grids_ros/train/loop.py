@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.preprocess import pad, to_pixels
+from grids_ros.sim import model
 from grids_ros.train.dataset import Samples
 from grids_ros.train.losses import Batch, LocationHeads, losses
 from grids_ros.train.places import places
@@ -51,7 +52,11 @@ class Batches:
         words, which = np.unique(samples.instructions, return_inverse=True)
         encoded = [prompt.encode(str(text)) for text in words]
         self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
-        self._named = np.array([_named(str(text)) for text in words])[which]
+        named = [_named(str(text)) for text in words]
+        self.names = max(1, *map(len, named))  # objects that an instruction names, at most
+        self._named = np.array([(row + [-1] * self.names)[: self.names] for row in named])[which]
+        sentences = np.array([_sentence(str(text)) for text in words])[which]
+        self._tasks = [np.flatnonzero(sentences == sentence) for sentence in np.unique(sentences)]
         known = ~np.isnan(samples.objects).any()
         flat = samples.objects.reshape(-1, 3)
         self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if known else samples.objects
@@ -60,12 +65,17 @@ class Batches:
             places(samples.objects, samples.states, checkpoint.spec.cameras) if known else np.full(shape, np.nan)
         )
 
+    def _draw(self, step: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of a batch: as many of each task, whichever there is more data of; what is left over goes round."""
+        share, rest = divmod(self._recipe.batch, len(self._tasks))
+        counts = np.roll(share + (np.arange(len(self._tasks)) < rest), step)
+        drawn = [rng.choice(rows, n, replace=len(rows) < n) for rows, n in zip(self._tasks, counts, strict=True)]
+        return np.concatenate(drawn)
+
     def at(self, step: int) -> Batch:
         """A random batch, augmented."""
         rng = np.random.default_rng((self._recipe.seed, step))
-        rows = np.sort(
-            rng.choice(len(self._samples), self._recipe.batch, replace=len(self._samples) < self._recipe.batch)
-        )
+        rows = np.sort(self._draw(step, rng))
         images, shifts = _shift(self._samples.images[rows], self._recipe.shift, rng)
         pixels = to_pixels(images)
         gain, bias = (torch.from_numpy(rng.normal(0.0, 0.1, (*pixels.shape[:2], 1, 1, 1))).float() for _ in range(2))
@@ -82,11 +92,14 @@ class Batches:
         )
 
 
-def _named(instruction: str) -> int:
-    """Which of the recorded objects (red, green, blue cube, bowl) the instruction names first; -1 for none."""
-    words = instruction.lower().split()
-    found = [(words.index(name), i) for i, name in enumerate(("red", "green", "blue", "bowl")) if name in words]
-    return min(found)[1] if found else -1
+def _named(instruction: str) -> list[int]:
+    """Which of the recorded objects the instruction names, in its order: the one to move, then where it goes."""
+    return [model.OBJECTS.index(word) for word in instruction.lower().split() if word in model.OBJECTS]
+
+
+def _sentence(instruction: str) -> str:
+    """The instruction less the names of objects: the same for every instruction of a task."""
+    return " ".join("_" if word in model.OBJECTS else word for word in instruction.lower().split())
 
 
 def _shift(images: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -115,12 +128,13 @@ class Trainer:
         self.checkpoint, self.recipe, self.step = checkpoint, recipe, 0
         self.stages = [{"from_step": 0, **asdict(recipe)}]  # more than one after a resume with another recipe
         self.model = checkpoint.model
+        self._batches = Batches(samples, checkpoint, recipe)
         torch.manual_seed(recipe.seed)
-        self.heads = LocationHeads(self.model, len(checkpoint.spec.cameras), samples.objects.shape[1])
+        cameras, objects = len(checkpoint.spec.cameras), samples.objects.shape[1]
+        self.heads = LocationHeads(self.model, cameras, objects, self._batches.names)
         self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
         self.averaged = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
         self.optimiser = torch.optim.AdamW(self.module.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95))
-        self._batches = Batches(samples, checkpoint, recipe)
 
     def run(self, log: Path, until: int) -> Iterator[int]:
         """Train up to step `until`, yielding after each step; the terms of every step go to `log`, as JSON lines."""

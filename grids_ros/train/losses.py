@@ -1,7 +1,7 @@
 """What training minimises: the flow, and two aids that never reach the robot.
 
 `locations`: small heads must tell where the objects are from the pooled map, from the sampled tokens and, for the
-named one, from what the language model makes of the words. They give a small network trained from scratch a reason
+named ones, from what the language model makes of the words. They give a small network trained from scratch a reason
 to see and to read.
 `attraction`: in simulation, where the objects' places in the images are known, the nearest sampled coordinate is
 drawn to each of them. Left alone, a small model's vision layers carry what matters to a fixed grid of points.
@@ -24,7 +24,7 @@ SOFTNESS = 0.003  # of the nearest point's choice, in squared fractions of the i
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Tensors of one step; B samples. `named` is which object each instruction names, -1 for none.
+    """Tensors of one step; B samples. named (B, names): which objects each instruction names, in order, -1 for none.
 
     pixels (B, cameras, 3, S, S); input_ids, attention_mask (B, L); state (B, state_dim); actions (B, n, action_dim),
     all normalised; objects (B, objects, 3), normalised, NaN where unknown; places (B, cameras, objects, 2), fractions
@@ -44,13 +44,13 @@ class Batch:
 class LocationHeads(nn.Module):
     """Object positions from three places of the model; thrown away after training."""
 
-    def __init__(self, model: PI0ForConditionalGeneration, cameras: int, objects: int):
+    def __init__(self, model: PI0ForConditionalGeneration, cameras: int, objects: int, names: int):
         super().__init__()
         width = model.config.vlm_config.projection_dim
         self.objects = objects
         self.pooled = nn.Linear(cameras * width, 3 * objects)
         self.tokens = nn.Linear(cameras * tokens_per_camera(model) * width, 3 * objects)
-        self.named = nn.Linear(width, 3)
+        self.named = nn.Linear(width, 3 * names)
 
     def forward(self, pooled: Tensor, tokens: Tensor, language: Tensor, batch: Batch) -> Tensor:
         """Mean squared error over what is known; zero where nothing is."""
@@ -60,10 +60,10 @@ class LocationHeads(nn.Module):
         for guess in (self.pooled(pooled.flatten(1)), self.tokens(tokens.flatten(1))):
             error = (guess.view_as(truth) - truth).square() * known
             loss = loss + error.sum() / known.sum().clamp(min=1)
-        rows = (batch.named >= 0) & known.all(-1).all(-1)
-        if rows.any():
-            goal = truth[rows, batch.named[rows]]
-            loss = loss + (self.named(language[rows]) - goal).square().mean()
+        told = (batch.named >= 0) & known.all(-1).all(-1, keepdim=True)
+        if told.any():
+            goals = truth.gather(1, batch.named.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
+            loss = loss + (self.named(language).view_as(goals) - goals)[told].square().mean()
         return loss
 
 
