@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import cv2
+import numpy as np
 import pytest
 from ros_harness import private_domain, until
 from rosbags.highlevel import AnyReader
@@ -16,6 +17,8 @@ from tiny import save_tiny
 
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.demo.monitor import Episode, Judge, Monitor, control_rate, percentiles
+from grids_ros.demo.run import taught
+from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 MS = NANOSECONDS // 1000
@@ -164,30 +167,52 @@ def test_a_demo_that_is_killed_takes_its_processes_with_it(running):
 # --- what the figures mean ---------------------------------------------------------------------------------------
 
 
-def heights(**raised):
-    return {colour: 0.02 + raised.get(colour, 0.0) for colour in ("red", "green", "blue")}
+def positions(**moved):
+    """Where objects are, by default apart on the table, (x, y, z) [m]."""
+    rest = {"red": (0.4, 0.1, 0.02), "green": (0.5, 0.0, 0.02), "blue": (0.5, -0.1, 0.02), "bowl": (0.6, 0.1, 0.0)}
+    return {name: np.array(where) for name, where in {**rest, **moved}.items()}
 
 
-def test_success_is_lifted_and_held():
-    judge = Judge("red")
-    for ms, up in ((0, 0.0), (100, 0.06), (400, 0.06), (500, 0.0), (600, 0.06), (1000, 0.07)):
-        judge.see(ms * MS, heights(red=up))
-    assert judge.lifted_ns is None and judge.wrong == ""
-    judge.see(1100 * MS, heights(red=0.06))
-    assert judge.lifted_ns == 1100 * MS
+@pytest.mark.parametrize(
+    ("task", "there"),
+    [
+        (LIFT_TASKS[0], (0.45, 0.1, 0.08)),
+        (BOWL_TASKS[0], (0.61, 0.09, 0.03)),
+        (STACK_TASKS[0], (0.505, 0.003, 0.06)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_success_is_being_there_and_staying(task, there):
+    judge = Judge(task)
+    away = (0.4, 0.1, 0.02)
+    for ms, where in ((0, away), (100, there), (400, there), (500, away), (600, there), (1000, there)):
+        judge.see(ms * MS, positions(red=where))
+    assert judge.done_ns is None and judge.wrong == ""
+    judge.see(1100 * MS, positions(red=there))
+    assert judge.done_ns == 1100 * MS
 
 
 def test_another_cube_is_the_wrong_one():
-    judge = Judge("red")
-    judge.see(0, heights())
-    judge.see(MS, heights(blue=0.06))
-    judge.see(2 * MS, heights(green=0.06, red=0.06))
+    judge = Judge(LIFT_TASKS[0])
+    judge.see(0, positions())
+    judge.see(MS, positions(blue=(0.5, -0.1, 0.08)))
+    judge.see(2 * MS, positions(green=(0.5, 0.0, 0.08), red=(0.4, 0.1, 0.08)))
     assert judge.wrong == "blue"
+
+
+def test_the_demo_asks_for_what_the_policy_was_taught(tmp_path):
+    def asked(*families):
+        words = [task.instruction for name in families for task in TASKS[name]]
+        (tmp_path / "provenance.json").write_text(json.dumps({"data": {"instructions": words}}))
+        return taught(tmp_path)
+
+    assert asked("lift") == asked() == LIFT_TASKS
+    assert [task.name for task in asked("lift", "bowl", "stack")[:4]] == ["lift", "bowl", "stack", "lift"]
 
 
 def test_rates_and_ages_of_an_episode():
     monitor = Monitor()
-    monitor.begin(Episode(1, 7, "lift the red cube", Judge("red"), 0))
+    monitor.begin(Episode(1, 7, Judge(LIFT_TASKS[0]), 0))
     monitor.chunk(5 * MS, 1000 * MS)
     for i in range(101):
         monitor.target((10 + 10 * i) * MS)
@@ -201,7 +226,7 @@ def test_rates_and_ages_of_an_episode():
 
 def test_a_hold_counts_once_and_only_after_motion():
     monitor = Monitor()
-    monitor.begin(Episode(1, 7, "lift", Judge("red"), 0))
+    monitor.begin(Episode(1, 7, Judge(LIFT_TASKS[0]), 0))
     for level, message in ((1, "holding: no chunk yet"), (0, "following"), (1, "holding: chunk ended"), (1, "holding")):
         monitor.diagnostics("grids_follower", level, message, {})
     assert monitor.episodes[0].holds == ["holding: chunk ended"]

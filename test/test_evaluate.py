@@ -15,7 +15,7 @@ from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise, wilson
 from grids_ros.sim.expert import Expert
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import LIFT_TASKS, Task
+from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, Task
 
 DELAY_S = 0.06
 RED, GREEN, BLUE = LIFT_TASKS
@@ -77,6 +77,20 @@ def test_lifting_another_cube_is_no_success_but_the_wrong_object(scene, monkeypa
     assert not result.success and result.wrong == ("blue",) and result.time_s >= 6.0
 
 
+@pytest.mark.parametrize("task", [BOWL_TASKS[2], STACK_TASKS[3]], ids=lambda task: task.name)
+def test_placing_in_the_bowl_or_on_a_cube_is_success(scene, task):
+    policy = Oracle(scene, task)
+    _, result = result_of(policy, scene, task, 207)
+    assert result.success and result.wrong == () and result.colour == task.colour
+    assert policy.seen[0].instruction == task.instruction
+
+
+def test_the_right_cube_on_the_wrong_one_is_a_mistake(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 7.0)
+    _, result = result_of(Oracle(scene, Task("stack", "red", "blue")), scene, Task("stack", "red", "green"), 208)
+    assert not result.success and result.wrong == ("blue",)
+
+
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 1.0)
     policy = Oracle(scene, RED)
@@ -133,6 +147,7 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--delay", "-1"], "--delay is -1"),
         (["--delay", "nan"], "--delay is nan"),
         (["--task", "dance"], "invalid choice"),
+        (["--ood", "fog"], "distractors"),
         (["--checkpoint", "nowhere"], "nowhere does not exist"),
     ],
 )
@@ -151,14 +166,30 @@ def test_a_broken_checkpoint_is_named_before_any_process_starts(tmp_path, capsys
     assert "normalization.json" in captured.err and not captured.out
 
 
+def test_another_number_of_tokens_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
+    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--tokens", "16"]) == 1
+    assert "tokens is 16" in capsys.readouterr().err
+
+
+def test_a_task_that_the_policy_was_never_taught_is_named(tmp_path, capsys):
+    arguments = ["--checkpoint", str(save_tiny(tmp_path / "policy")), "--episodes", "1", "--workers", "1"]
+    assert program.main([*arguments, "--task", "bowl"]) == 1
+    captured = capsys.readouterr()
+    assert "words this policy does not know: ['put', 'into', 'bowl']" in captured.err and not captured.out
+
+
 def test_the_program_plays_the_colours_in_turn_and_ends_with_one_line_of_json(tmp_path, capsys):
     """A random policy lifts nothing; that, too, must be said, and filmed."""
     import av
 
     films = tmp_path / "films"
     arguments = ["--checkpoint", str(save_tiny(tmp_path / "policy")), "--episodes", "2", "--workers", "2"]
-    assert program.main([*arguments, "--seed", "7", "--video", str(films)]) == 0
+    arguments += ["--seed", "7", "--tokens", "4", "--ood", "all", "--json", str(tmp_path / "result.json")]
+    assert program.main([*arguments, "--video", str(films)]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary == json.loads((tmp_path / "result.json").read_text())
+    assert (summary["task"], summary["ood"], summary["tokens_per_camera"]) == ("lift", "all", 4)
     assert (summary["successes"], summary["episodes"], summary["failed_seeds"]) == (0, 2, [7, 8])
     assert summary["by_colour"] == {"green": "0 of 1", "red": "0 of 1"}
     assert summary["inference_ms"]["p50"] > 0.0 and set(summary["coordinate_motion"]) == {"base", "wrist"}

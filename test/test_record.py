@@ -7,19 +7,21 @@ import pytest
 
 from grids_ros.data import record as recorder
 from grids_ros.data.bags import BagWriter, read_episodes
-from grids_ros.data.record import Demonstration, Push, main, plan_pushes, record
+from grids_ros.data.record import Demonstration, main, record
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.images import to_rgb
 from grids_ros.sim import model
+from grids_ros.sim.disturbance import Push, Shove, plan
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import LIFT_INSTRUCTIONS, LIFT_TASKS
+from grids_ros.sim.tasks import BOWL_TASKS, LIFT_INSTRUCTIONS, LIFT_TASKS, STACK_TASKS, in_place
+from grids_ros.sim.variation import Variation
 
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp("record") / "bag"
     heard = []
-    record(path, [0, 1, 2], 300, heard.append, image_size=48)
+    record(path, LIFT_TASKS, [0, 1, 2], 300, heard.append, size=48)
     return path, heard
 
 
@@ -48,8 +50,17 @@ def test_images_poses_and_labels_share_their_stamps_at_ten_hertz(bag):
         assert (np.diff(episode.gripper_commands[1]) != 0.0).all(), "commands are sent on change only"
 
 
+def test_demonstrations_have_the_usual_scene_and_no_variation(bag):
+    first = next(read_episodes(bag[0]))
+    scene = Scene(300, 48)
+    assert scene.variation == Variation()
+    for camera in model.CAMERAS:
+        np.testing.assert_array_equal(to_rgb(first.images[camera][0][1]), scene.render(camera))
+    scene.close()
+
+
 def test_the_same_seed_gives_the_same_bag(bag, tmp_path):
-    record(tmp_path / "again", [0], 300, lambda kept: None, image_size=48)
+    record(tmp_path / "again", LIFT_TASKS, [0], 300, lambda kept: None, size=48)
     (again,) = read_episodes(tmp_path / "again")
     first = next(read_episodes(bag[0]))
     for name in ("poses", "targets", "grippers", "gripper_commands", "objects"):
@@ -85,19 +96,49 @@ def test_a_demonstration_that_fails_is_left_out_and_reported(tmp_path, monkeypat
     monkeypatch.setattr(recorder, "LIMIT_S", 0.5)
     heard = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "plan_pushes", lambda rng: [])
-        record(tmp_path / "bag", [0, 1], 300, heard.append, image_size=16)
+        patch.setattr(recorder, "plan", lambda rng, task: [])
+        record(tmp_path / "bag", LIFT_TASKS, [0, 1], 300, heard.append, size=16)
     assert heard == [False, False]
 
 
-def test_pushes_are_drawn_from_the_seed_in_the_order_of_their_times():
-    counts = []
+def test_placing_is_recorded_until_the_cube_is_let_go(tmp_path):
+    tasks = (BOWL_TASKS[1], STACK_TASKS[4])
+    record(tmp_path / "bag", tasks, [0, 1], 310, lambda kept: None, size=16)
+    episodes = list(read_episodes(tmp_path / "bag"))
+    assert [episode.instruction for episode in episodes] == [task.instruction for task in tasks]
+    for task, episode in zip(tasks, episodes, strict=True):
+        cube, target = (episode.objects[1][:, model.OBJECTS.index(name)] for name in task.objects)
+        assert in_place(cube[-1], task.onto, target[-1]) and not in_place(cube[0], task.onto, target[0])
+        assert {0.0, model.MAX_OPENING} == set(episode.gripper_commands[1])
+        assert episode.gripper_commands[1][-1] == model.MAX_OPENING
+        assert episode.poses[1][-1, 2] > cube[-1, 2] + 0.05, "the hand has gone up again"
+
+
+def test_a_shoved_object_leaves_a_gap_too(tmp_path):
+    scene = Scene(image_size=16)
+    scene.reset(302)
+    shove = Shove(0.4, "red", np.array([0.0, -0.7]), 3.0)
+    demonstration = Demonstration(scene, LIFT_TASKS[0], NANOSECONDS, [shove])
+    assert demonstration.run()
+    with BagWriter(tmp_path / "bag") as bag:
+        demonstration.write(bag)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert (np.diff(episode.targets[0]) > 0.15 * NANOSECONDS).sum() == 1
+    red = episode.objects[1][:, 0]
+    slid = red[np.searchsorted(episode.objects[0], 1.9 * NANOSECONDS)] - red[0]
+    assert -0.06 < slid[1] < -0.01 and abs(slid[0]) < 0.01
+
+
+@pytest.mark.parametrize("task", [LIFT_TASKS[0], STACK_TASKS[0]], ids=lambda task: task.name)
+def test_disturbances_are_drawn_from_the_seed_in_the_order_of_their_times(task):
+    pushes, shoved = [], set()
     for seed in range(200):
-        pushes = plan_pushes(np.random.default_rng(seed))
-        again = plan_pushes(np.random.default_rng(seed))
-        assert [push.after_s for push in pushes] == sorted(push.after_s for push in again)
-        counts.append(len(pushes))
-    assert 70 < counts.count(0) < 130 and set(counts) == {0, 1, 2}
+        events, again = (plan(np.random.default_rng(seed), task) for _ in range(2))
+        assert [event.after_s for event in events] == sorted(event.after_s for event in again)
+        pushes.append(sum(isinstance(event, Push) for event in events))
+        shoved.update(event.name for event in events if isinstance(event, Shove))
+    assert 70 < pushes.count(0) < 130 and set(pushes) == {0, 1, 2}
+    assert shoved == set(task.objects), "only what the task is about"
 
 
 def test_the_command_writes_a_bag_per_process_and_refuses_to_mix(tmp_path, capfd):
@@ -110,6 +151,14 @@ def test_the_command_writes_a_bag_per_process_and_refuses_to_mix(tmp_path, capfd
     with pytest.raises(SystemExit):
         main(arguments)
     assert "holds bags already" in capfd.readouterr().err
+
+
+def test_all_tasks_get_as_many_episodes(tmp_path):
+    out = tmp_path / "all"
+    arguments = ["--task", "all", "--episodes", "3", "--workers", "1", "--seed", "320", "--image-size", "16"]
+    assert main(["--out", str(out), *arguments]) == 0
+    words = [episode.instruction for episode in read_episodes(out / "part_000")]
+    assert words == ["lift the red cube", "put the red cube into the bowl", "stack the red cube on the green cube"]
 
 
 @pytest.mark.parametrize("option", ["--episodes", "--workers", "--image-size"])

@@ -15,13 +15,14 @@ from tiny import INSTRUCTIONS, SIZE, tiny
 from grids_ros.data.bags import Episode
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.policy.checkpoint import load, save
-from grids_ros.policy.preprocess import to_chunk
+from grids_ros.policy.preprocess import to_chunk, word_tokenizer
+from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
 from grids_ros.train.card import plot_losses, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
 from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Batches, Recipe, Trainer
-from grids_ros.train.losses import attraction, sample_times
+from grids_ros.train.losses import LocationHeads, attraction, sample_times
 from grids_ros.train.places import places
 
 STEP_NS = NANOSECONDS // 20  # of the targets
@@ -185,7 +186,56 @@ def test_a_batch_depends_on_its_step_and_seed_alone():
     batches = Batches(samples(), checkpoint, RECIPE)
     first, again, next_one = batches.at(3), batches.at(3), batches.at(4)
     assert torch.equal(first.pixels, again.pixels) and not torch.equal(first.pixels, next_one.pixels)
-    assert set(first.named.tolist()) <= {0, 1, 2}
+    assert set(first.named.flatten().tolist()) <= {0, 1, 2}
+
+
+MIXED = ["lift the red cube"] * 20 + ["put the green cube into the bowl"] * 3 + ["stack the blue cube on the red cube"]
+
+
+def mixed():
+    """24 samples, most of them of one task, and a checkpoint that knows all their words."""
+    data = dataclasses.replace(samples(), instructions=np.array(MIXED))
+    return data, dataclasses.replace(tiny(), tokenizer=word_tokenizer(sorted({*MIXED, *INSTRUCTIONS})))
+
+
+def test_each_task_has_its_share_of_every_batch_however_little_data_it_has():
+    data, checkpoint = mixed()
+    batches, totals = Batches(data, checkpoint, dataclasses.replace(RECIPE, batch=8)), np.zeros(3)
+    for step in range(6):
+        named = batches.at(step).named
+        lifted, in_bowl = named[:, 1] == -1, named[:, 1] == model.OBJECTS.index("bowl")
+        counts = np.array([lifted.sum(), in_bowl.sum(), (~lifted & ~in_bowl).sum()])
+        assert counts.min() >= 2 and counts.sum() == 8
+        totals += counts
+    assert (totals == 16).all(), "what is left over goes round"
+
+
+def test_one_task_alone_is_drawn_as_from_a_single_heap():
+    drawn = Batches(samples(), tiny(), RECIPE).at(5)
+    rows = np.sort(np.random.default_rng((RECIPE.seed, 5)).choice(24, RECIPE.batch, replace=False))
+    assert drawn.named.tolist() == [[row % 3] for row in rows]
+
+
+def test_the_words_name_the_cube_and_then_its_target():
+    data, checkpoint = mixed()
+    named = {tuple(row) for step in range(3) for row in Batches(data, checkpoint, RECIPE).at(step).named.tolist()}
+    assert named == {(0, -1), (1, 3), (2, 0)}
+
+
+def test_the_location_loss_asks_for_the_target_too():
+    """Heads that tell the truth about everything but the second object named; the loss is that error alone."""
+    torch.manual_seed(0)
+    heads = LocationHeads(tiny().model, cameras=2, objects=4, names=2)
+    truth = torch.randn(3, 4, 3)
+    named = torch.tensor([[0, -1], [1, 3], [2, 0]])
+    batch = SimpleNamespace(objects=truth, named=named)
+    heads.pooled = heads.tokens = torch.nn.Identity()
+    goals = torch.stack([torch.cat([truth[b, i], truth[b, j]]) for b, (i, j) in enumerate(named)])
+    heads.named = torch.nn.Identity()
+    exact = truth.flatten(1)
+    assert heads(exact, exact, goals, batch).item() == pytest.approx(0.0, abs=1e-12)
+    goals[:, 3:] += 0.5
+    assert heads(exact, exact, goals, batch).item() == pytest.approx(0.25 * 2 / 5), "two targets of five objects named"
 
 
 def test_a_shift_moves_the_picture_and_its_labels_together():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
@@ -23,8 +24,8 @@ from grids_ros.demo.monitor import Monitor
 from grids_ros.demo.processes import Processes
 from grids_ros.demo.recorder import Recorded, Recorder
 from grids_ros.ros import conversions, qos
+from grids_ros.sim.model import OBJECTS
 
-COLOURS = ("red", "green", "blue")  # the first three of object_poses
 TURN_S = 0.02  # how long one turn of the loop waits for an answer
 START_S = 120.0  # loading and compiling a large policy takes long
 ANSWER_S = 5.0
@@ -156,8 +157,9 @@ class Conductor:
             self._monitor.chunk(start_ns, start_ns + last.sec * NANOSECONDS + last.nanosec)
         elif message.topic == "object_poses":
             poses = deserialize_message(message.data, PoseArray)
-            heights = {colour: pose.position.z for colour, pose in zip(COLOURS, poses.poses, strict=False)}
-            self._monitor.objects(conversions.to_ns(poses.header.stamp), heights)
+            centres = [np.array([p.position.x, p.position.y, p.position.z]) for p in poses.poses]
+            positions = dict(zip(OBJECTS, centres, strict=True))
+            self._monitor.objects(conversions.to_ns(poses.header.stamp), positions)
         elif message.topic == "/diagnostics":
             for status in deserialize_message(message.data, DiagnosticArray).status:
                 values = {pair.key: pair.value for pair in status.values}

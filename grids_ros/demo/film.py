@@ -26,21 +26,25 @@ GREEN, RED = (110, 220, 120), (255, 120, 100)
 
 @dataclass(frozen=True)
 class Scene:
-    """What is written over one episode. Stamps in the nodes' clock [ns]; lifted_ns is None without success."""
+    """What is written over one episode. Stamps in the nodes' clock [ns]; done_ns is None without success.
+
+    done: what the cube is after success, in words.
+    """
 
     number: int
     instruction: str
     started_ns: int
     ended_ns: int
-    lifted_ns: int | None
+    done_ns: int | None
+    done: str
     wrong: str = ""
 
     def result(self, at_ns: int) -> tuple[str, tuple[int, int, int]]:
         """What is known at an instant, and its colour."""
-        if self.lifted_ns is not None and at_ns >= self.lifted_ns:
-            return f"lifted after {(self.lifted_ns - self.started_ns) / NANOSECONDS:.1f} s", GREEN
+        if self.done_ns is not None and at_ns >= self.done_ns:
+            return f"{self.done} after {(self.done_ns - self.started_ns) / NANOSECONDS:.1f} s", GREEN
         if at_ns >= self.ended_ns:
-            return f"not lifted{f', but {self.wrong}' if self.wrong else ''}", RED
+            return f"not {self.done}{f', but {self.wrong}' if self.wrong else ''}", RED
         return f"{(at_ns - self.started_ns) / NANOSECONDS:4.1f} s", WHITE
 
 

@@ -8,36 +8,39 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from grids_ros.datatypes import NANOSECONDS
+from grids_ros.sim.model import COLOURS
+from grids_ros.sim.tasks import HOLD_S, LIFT_HEIGHT, Task, in_place
 
-LIFTED_M = 0.05  # how far a cube must be above where it rested
-HELD_S = 0.5  # and for how long
 LIVE_S = 1.0  # over which the live control rate is counted
 
 
 class Judge:
-    """Whether the named cube was lifted and held, from the heights of all cubes over time."""
+    """Whether the task was done and stayed so, from where all objects are over time.
 
-    def __init__(self, colour: str):
-        """colour: of the named cube."""
-        self.colour = colour
-        self.lifted_ns: int | None = None  # when it had been held long enough
+    Topics do not tell what the fingers touch: a cube counts as lifted once it is raised, as placed once it is there.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.done_ns: int | None = None  # when it had lasted long enough
         self.wrong: str = ""  # the first other cube that was raised
-        self._rest: Mapping[str, float] | None = None
-        self._raised_ns: int | None = None
+        self._rest: Mapping[str, np.ndarray] | None = None
+        self._since_ns: int | None = None
 
-    def see(self, stamp_ns: int, heights: Mapping[str, float]) -> None:
-        """heights: z of each cube's centre [m]; the first call says where they rest."""
+    def see(self, stamp_ns: int, positions: Mapping[str, np.ndarray]) -> None:
+        """positions: each object's centre, (3,) in the base frame [m]; the first call says where they rest."""
         if self._rest is None:
-            self._rest = dict(heights)
-        raised = [colour for colour, z in heights.items() if z - self._rest[colour] >= LIFTED_M]
+            self._rest = dict(positions)
+        cube, onto = self.task.colour, self.task.onto
+        raised = [name for name in COLOURS if positions[name][2] - self._rest[name][2] >= LIFT_HEIGHT]
         if not self.wrong:
-            self.wrong = next((colour for colour in raised if colour != self.colour), "")
-        if self.colour not in raised:
-            self._raised_ns = None
-        elif self._raised_ns is None:
-            self._raised_ns = stamp_ns
-        elif self.lifted_ns is None and stamp_ns - self._raised_ns >= HELD_S * NANOSECONDS:
-            self.lifted_ns = stamp_ns
+            self.wrong = next((name for name in raised if name != cube), "")
+        if not (in_place(positions[cube], onto, positions[onto]) if onto else cube in raised):
+            self._since_ns = None
+        elif self._since_ns is None:
+            self._since_ns = stamp_ns
+        elif self.done_ns is None and stamp_ns - self._since_ns >= HOLD_S * NANOSECONDS:
+            self.done_ns = stamp_ns
 
 
 @dataclass
@@ -46,7 +49,6 @@ class Episode:
 
     number: int
     seed: int
-    instruction: str
     judge: Judge
     started_ns: int
     ended_ns: int = 0
@@ -55,15 +57,19 @@ class Episode:
     periods_ms: list[float] = field(default_factory=list)  # between two target_pose, by their stamps
     chunk_ages_ms: list[float] = field(default_factory=list)  # at each target_pose, of the chunk it came from
 
+    @property
+    def instruction(self) -> str:
+        return self.judge.task.instruction
+
     def row(self) -> dict[str, object]:
         """For summary.json."""
-        lifted = self.judge.lifted_ns
+        done = self.judge.done_ns
         return {
             "episode": self.number,
             "seed": self.seed,
             "instruction": self.instruction,
-            "success": lifted is not None,
-            "time_to_success_s": round((lifted - self.started_ns) / NANOSECONDS, 2) if lifted is not None else None,
+            "success": done is not None,
+            "time_to_success_s": round((done - self.started_ns) / NANOSECONDS, 2) if done is not None else None,
             "wrong_object": self.judge.wrong,
             "duration_s": round((self.ended_ns - self.started_ns) / NANOSECONDS, 2),
             "chunks": self.chunks,
@@ -115,10 +121,10 @@ class Monitor:
         if self._open is not None and stamp_ns >= self._open.started_ns:
             self._open.chunks += 1
 
-    def objects(self, stamp_ns: int, heights: Mapping[str, float]) -> None:
-        """Where the cubes are."""
+    def objects(self, stamp_ns: int, positions: Mapping[str, np.ndarray]) -> None:
+        """Where the cubes and the bowl are."""
         if self._open is not None and stamp_ns >= self._open.started_ns:
-            self._open.judge.see(stamp_ns, heights)
+            self._open.judge.see(stamp_ns, positions)
 
     def diagnostics(self, node: str, level: int, message: str, values: Mapping[str, str]) -> None:
         """A node's status, by its name without the namespace."""

@@ -18,13 +18,14 @@ from lifecycle_msgs.msg import Transition
 from rosbags.rosbag2.errors import WriterError
 
 from grids_ros.demo import film
-from grids_ros.demo.conductor import COLOURS, START_S, Conductor, DemoError
+from grids_ros.demo.conductor import START_S, Conductor, DemoError
 from grids_ros.demo.monitor import Episode, Judge, Monitor
 from grids_ros.demo.processes import ProcessDied, Processes
 from grids_ros.demo.recorder import CAMERAS, Recorder
+from grids_ros.sim.tasks import TASKS, Task, in_turn
 
 EPISODE_S = 20.0  # an episode without success ends here
-LINGER_S = 1.0  # how long the lifted cube is shown
+LINGER_S = 1.0  # how long the result is shown
 PACKAGES = ("numpy", "torch", "transformers", "mujoco", "mink", "ros-rclpy", "rosbags")
 
 
@@ -96,10 +97,11 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
     with Conductor(processes, monitor) as conductor, Recorder(conductor.node, bag) as recorder:
         conductor.recorder = recorder
         bring_up(conductor, processes, checkpoint)
+        tasks = taught(checkpoint)
         for number in range(1, episodes + 1):
             if number > 1:
                 seed = renew(conductor)
-            play(conductor, monitor, number, episodes, seed)
+            play(conductor, monitor, tasks[(number - 1) % len(tasks)], number, episodes, seed)
         for node in ("policy", "follower"):
             conductor.change_state(node, Transition.TRANSITION_DEACTIVATE)
             conductor.change_state(node, Transition.TRANSITION_CLEANUP)
@@ -124,6 +126,14 @@ def bring_up(conductor: Conductor, processes: Processes, checkpoint: Path) -> No
         done(f"the {words}")
 
 
+def taught(checkpoint: Path) -> tuple[Task, ...]:
+    """What to ask for, in turn: the tasks whose every instruction the policy was trained on, or else to lift."""
+    data = json.loads((checkpoint / "provenance.json").read_text()).get("data", {})
+    known = set(data.get("instructions", ()))
+    families = [name for name, tasks in TASKS.items() if known.issuperset(task.instruction for task in tasks)]
+    return in_turn(families or ["lift"])
+
+
 def renew(conductor: Conductor) -> int:
     """A new scene, its seed. An active follower would pull the arm back to where it held it in the old one."""
     conductor.change_state("follower", Transition.TRANSITION_DEACTIVATE)
@@ -133,21 +143,20 @@ def renew(conductor: Conductor) -> int:
     return seed
 
 
-def play(conductor: Conductor, monitor: Monitor, number: int, episodes: int, seed: int) -> None:
+def play(conductor: Conductor, monitor: Monitor, task: Task, number: int, episodes: int, seed: int) -> None:
     """One episode: say what to do, watch, say that it is over."""
-    colour = COLOURS[(number - 1) % len(COLOURS)]
-    episode = Episode(number, seed, f"lift the {colour} cube", Judge(colour), conductor.now_ns)
+    episode = Episode(number, seed, Judge(task), conductor.now_ns)
     monitor.begin(episode)
     conductor.say(episode.instruction)
     line, started = Line(), time.monotonic()
-    while time.monotonic() - started < EPISODE_S and episode.judge.lifted_ns is None:
+    while time.monotonic() - started < EPISODE_S and episode.judge.done_ns is None:
         conductor.turn()
         line.show(lambda: progress(monitor, episode, episodes))
     conductor.rest(LINGER_S)
     monitor.end(conductor.now_ns)
     conductor.say("")
     row = episode.row()
-    verdict = f"lifted after {row['time_to_success_s']:.1f} s" if row["success"] else "not lifted"
+    verdict = f"{task.done} after {row['time_to_success_s']:.1f} s" if row["success"] else f"not {task.done}"
     wrong = f", {row['wrong_object']} was lifted instead or as well" if row["wrong_object"] else ""
     line.done(f"{progress(monitor, episode, episodes)} | {verdict}{wrong}")
 
@@ -168,7 +177,15 @@ def report(monitor: Monitor, checkpoint: Path, out: Path, problems: list[str]) -
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("Drawing the video and the contact sheet", flush=True)
     scenes = [
-        film.Scene(e.number, e.instruction, e.started_ns, e.ended_ns, e.judge.lifted_ns, wrong_words(e.judge.wrong))
+        film.Scene(
+            e.number,
+            e.instruction,
+            e.started_ns,
+            e.ended_ns,
+            e.judge.done_ns,
+            e.judge.task.done,
+            wrong_words(e.judge.wrong),
+        )
         for e in monitor.episodes
         if e.ended_ns
     ]
@@ -190,7 +207,7 @@ def table(summary: Mapping) -> str:
         return ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}" for name, value in values.items()) + unit
 
     rows = (
-        ("lifted", f"{summary['successes']} of {summary['episodes']}; wrong cube {summary['wrong_objects']}"),
+        ("succeeded", f"{summary['successes']} of {summary['episodes']}; wrong cube {summary['wrong_objects']}"),
         ("control rate", pair("control_rate_hz", " Hz")),
         ("target_pose period", pair("target_period_ms", " ms")),
         ("inference", pair("inference_ms", " ms")),

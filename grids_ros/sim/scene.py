@@ -173,6 +173,11 @@ class Scene:
         """Centre of each cube and of the bowl's foot, shape (3,) [m]."""
         return {name: self._data.body(name).xpos.copy() for name in model.OBJECTS}
 
+    def distractor_positions(self) -> np.ndarray:
+        """Centre of each distractor, shape (n, 3) [m]."""
+        count = len(self.variation.distractors)
+        return np.array([self._data.body(f"distractor{index}").xpos for index in range(count)]).reshape(-1, 3)
+
     def object_quaternions(self) -> dict[str, np.ndarray]:
         """Orientation of each object in the base frame, xyzw."""
         return {name: np.roll(self._data.body(name).xquat, -1) for name in model.OBJECTS}

@@ -28,6 +28,7 @@ _WORDS = {
     "bowl": "put the {colour} cube into the bowl",
     "stack": "stack the {colour} cube on the {onto} cube",
 }
+_DONE = {"lift": "lifted", "bowl": "in the bowl", "stack": "stacked"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Task:
     @property
     def instruction(self) -> str:
         return _WORDS[self.name].format(colour=self.colour, onto=self.onto)
+
+    @property
+    def done(self) -> str:
+        """What the cube is after success, in words."""
+        return _DONE[self.name]
 
     @property
     def objects(self) -> tuple[str, ...]:
