@@ -86,7 +86,7 @@ def test_placing_in_the_bowl_or_on_a_cube_is_success(scene, task):
 
 
 def test_the_right_cube_on_the_wrong_one_is_a_mistake(scene, monkeypatch):
-    monkeypatch.setattr(episode, "LIMIT_S", 7.0)
+    monkeypatch.setattr(episode, "LIMIT_S", 6.0)
     _, result = result_of(Oracle(scene, Task("stack", "red", "blue")), scene, Task("stack", "red", "green"), 208)
     assert not result.success and result.wrong == ("blue",)
 

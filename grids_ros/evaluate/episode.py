@@ -17,6 +17,7 @@ from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import SuccessMonitor, Task
 
 LIMIT_S = 15.0  # an episode without success ends here
+PLACING_S = 5.0  # more time where the cube has to be put somewhere
 START_NS = 10 * NANOSECONDS  # of the simulated clock
 
 
@@ -65,8 +66,8 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) ->
     ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * FOLLOWER.period_s))
     arriving: list[tuple[int, ActionChunk]] = []
     latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
-    success, tick = False, 0
-    while not success and scene.time_s < LIMIT_S:
+    success, tick, limit_s = False, 0, LIMIT_S + (PLACING_S if task.onto else 0.0)
+    while not success and scene.time_s < limit_s:
         now_ns = START_NS + round(tick * FOLLOWER.period_s * NANOSECONDS)
         buffer.add_pose(now_ns, scene.tool_pose())
         buffer.add_gripper(now_ns, scene.gripper_opening())
