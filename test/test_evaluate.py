@@ -172,9 +172,9 @@ def test_another_number_of_tokens_is_refused(tmp_path, capsys, monkeypatch):
     assert "tokens is 16" in capsys.readouterr().err
 
 
-def test_a_task_that_the_policy_was_never_taught_is_named(tmp_path, capsys):
-    arguments = ["--checkpoint", str(save_tiny(tmp_path / "policy")), "--episodes", "1", "--workers", "1"]
-    assert program.main([*arguments, "--task", "bowl"]) == 1
+def test_a_task_that_the_policy_was_never_taught_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
+    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--task", "bowl"]) == 1
     captured = capsys.readouterr()
     assert "words this policy does not know: ['put', 'into', 'bowl']" in captured.err and not captured.out
 

@@ -29,6 +29,7 @@ LIMIT_S = 12.0  # an episode without success by then is discarded
 
 _PAUSE_NS = 2 * NANOSECONDS  # between two episodes
 _MARGIN_NS = NANOSECONDS // 1000  # between an instruction and the messages that it encloses
+
 Event = Callable[[BagWriter], None]
 
 

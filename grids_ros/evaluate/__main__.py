@@ -102,15 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from grids_ros.policy.runtime import Policy
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    if options.video:
-        options.video.mkdir(parents=True, exist_ok=True)
-    try:
-        # A process of the pool that fails to start does not say why.
-        tokens = Policy.load(options.checkpoint, tokens=options.tokens).tokens_per_camera
-        results = evaluate(options)
+    try:  # a process of the pool that fails to start does not say why
+        policy = Policy.load(options.checkpoint, tokens=options.tokens)
+        for task in TASKS[options.task]:
+            policy.check(task.instruction)
     except (CheckpointError, InputError) as error:
         print(error, file=sys.stderr)
         return 1
+    if options.video:
+        options.video.mkdir(parents=True, exist_ok=True)
+    results, tokens = evaluate(options), policy.tokens_per_camera
     setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
     summary = {**setting, **summarise(results)}
     if options.card:

@@ -90,6 +90,10 @@ class Policy:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
         return cls(checkpoint, device, denoising_steps)
 
+    def check(self, instruction: str) -> None:
+        """Raise InputError for an instruction that `infer` would refuse."""
+        self._prompt.encode(instruction)
+
     def warm_up(self) -> None:
         """Two inferences on a made-up observation, so that the first real one takes no longer than the rest."""
         words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]

@@ -47,19 +47,20 @@ class Expert:
         offset = np.abs(cube - tool.position)
         around = np.linalg.norm(offset[:2]) < _GRASP_ZONE and offset[2] < _GRASP_ZONE
         held = around and opening < _CLOSED_ON_CUBE
+        asked = 0.0
         if self.task.onto and self._arrived(cube, positions[self.task.onto]):
-            goal, opening = self._retreat(tool.position, cube, opening), model.MAX_OPENING
+            goal, asked = self._retreat(tool.position, cube, opening), model.MAX_OPENING
         elif held and self.task.onto:
-            goal, opening = self._carry(tool.position, cube, positions[self.task.onto]), 0.0
+            goal = self._carry(tool.position, cube, positions[self.task.onto])
         elif held:
-            goal, opening = np.array([*tool.position[:2], LIFTED_HEIGHT]), 0.0
+            goal = np.array([*tool.position[:2], LIFTED_HEIGHT])
         elif around:
-            goal, opening = cube, 0.0
+            goal = cube
         else:
             yaw = self._grasp_yaw(scene, _yaw(turn))
             goal = self._approach(tool.position, cube, abs(yaw - _yaw(turn)), opening)
             return _towards(tool, goal, _upright(turn, yaw)), model.MAX_OPENING
-        return _towards(tool, goal, _upright(turn, _yaw(turn))), opening
+        return _towards(tool, goal, _upright(turn, _yaw(turn))), asked
 
     @staticmethod
     def _approach(tool: np.ndarray, cube: np.ndarray, misaligned: float, opening: float) -> np.ndarray:

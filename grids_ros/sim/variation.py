@@ -1,7 +1,8 @@
 """How a scene may differ from those that demonstrations are recorded in: evaluation out of distribution.
 
 Each kind is drawn from the scene's seed alone, so that a scene under "all" has the very distractors, table, light and
-cameras that it has under each kind by itself, and everything else of a seed's scene stays as it was.
+cameras that it has under each kind by itself. What a kind does not name stays as it was, but for the arm's start where
+the objects are elsewhere.
 """
 
 from __future__ import annotations
