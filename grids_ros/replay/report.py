@@ -1,0 +1,2 @@
+def write_report(summary, results, path, worse):
+    path.write_text("todo")

@@ -1,0 +1,3 @@
+class Annotated:
+    def __init__(self, *a):
+        pass
