@@ -69,7 +69,7 @@ def bounding(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s
     return tuple(
         name
         for name, before, after in zip(("lead", "workspace", "speed"), stages, stages[1:], strict=False)
-        if _differ(before, after)
+        if differ(before, after)
     )
 
 
@@ -86,7 +86,7 @@ def _stages(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s:
     return led, inside, toward(command, inside, limits.linear_speed * period_s, limits.angular_speed * period_s)
 
 
-def _differ(a: Pose, b: Pose) -> bool:
-    """By more than rounding; quaternions of opposite sign are one rotation."""
+def differ(a: Pose, b: Pose) -> bool:
+    """Whether two poses differ by more than rounding; quaternions of opposite sign are one rotation."""
     apart = np.abs(a.position - b.position).max()
     return bool(apart > 1e-9 or abs(a.quaternion @ b.quaternion) < 1.0 - 1e-12)

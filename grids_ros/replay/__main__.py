@@ -54,32 +54,23 @@ def delay(text: str) -> float | None:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     usage, _, codes = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m grids_ros replay", description=usage, epilog=codes)
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder or file")
-    parser.add_argument(
-        "--checkpoint", nargs="+", type=Path, required=True, metavar="DIR", help="one, or more to compare"
-    )
-    parser.add_argument("--tokens", nargs="+", default=[], metavar="K", help="compare at these, such as: 16 4 dense")
-    parser.add_argument("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
-    parser.add_argument("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
-    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
-    parser.add_argument(
-        "-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="a topic's name in the bag"
-    )
-    parser.add_argument("--instruction", default="", help="what was done, in place of the bag's instruction topic")
-    parser.add_argument("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
-    parser.add_argument(
-        "--range", action="append", default=[], type=seconds, metavar="START:STOP", help="only this [s]"
-    )
-    parser.add_argument(
-        "--latency", type=delay, default=0.0, metavar="MS", help="delay of chunks, or 'measured'; default 0"
-    )
-    parser.add_argument("--other-instruction", default="", help="to probe with; default: others of the training data")
-    parser.add_argument("--write-bag", action="store_true", help="also a bag with chunks, sampled points and overlays")
-    parser.add_argument("--baseline", type=Path, help="summary.json that must not be undercut")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.1, help="how much worse is too much (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes at most (default: %(default)s)")
+    add = parser.add_argument
+    add("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder or file")
+    add("--checkpoint", nargs="+", type=Path, required=True, metavar="DIR", help="or several")
+    add("--tokens", nargs="+", default=[], metavar="K", help="compare at these, such as: 16 4 dense")
+    add("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
+    add("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
+    add("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
+    add("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
+    add("--instruction", default="", help="what was done, in place of the bag's instruction topic")
+    add("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
+    add("--range", action="append", default=[], type=seconds, metavar="START:STOP", help="[s]")
+    add("--latency", type=delay, default=0.0, metavar="MS", help="of chunks; or 'measured'; default 0")
+    add("--other-instruction", default="", help="to probe with; default: others of the training data")
+    add("--write-bag", action="store_true", help="also a bag with chunks, sampled points and overlays")
+    add("--baseline", type=Path, help="summary.json that must not be undercut")
+    add("--tolerance", type=float, default=0.1, help="how much worse is too much (default: %(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes at most (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}, expected at least 1")
@@ -178,13 +169,9 @@ def _conclude(summary: dict, results: Sequence, worse: Sequence[str], out: Path)
         if result.loss:
             print(f"{result.name}: {result.loss}", file=sys.stderr)
     for label, figures in summary["overall"].items():
-        print(
-            f"{label}: {figures['inferences']} inferences, position {_said(figures['position_mm']['mean'])} mm,",
-            end=" ",
-        )
-        print(
-            f"rotation {_said(figures['rotation_deg']['mean'])} deg; standing still {_said(figures['still_mm']['mean'])} mm"
-        )
+        position, rotation, still = (_said(figures[key]["mean"]) for key in ("position_mm", "rotation_deg", "still_mm"))
+        print(f"{label}: {figures['inferences']} inferences, {position} mm and {rotation} deg off", end="")
+        print(f" (an arm that stands still: {still} mm)")
         for reason, count in figures["no_observation"].items():
             print(f"  no observation {count} times: {reason}")
     for line in worse:

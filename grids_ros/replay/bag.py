@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Result:
     stills: tuple[Still, ...]
     notes: tuple[str, ...]
     loss: str
+    wall_s: float
+    model_s: float
 
 
 def replay(job: Job) -> Result:
@@ -114,6 +117,7 @@ class _Replay:
         self._jumps = 0
 
     def result(self) -> Result:
+        started = time.perf_counter()
         job, rate = self._job, self._job.settings.policy["rate_hz"]
         clockwork = Clockwork(self._source, self._topics, self._cameras, job.settings.policy)
         spans = self._spans()
@@ -143,6 +147,8 @@ class _Replay:
             stills=tuple(film.stills),
             notes=tuple(self._notes()),
             loss=self._source.loss,
+            wall_s=time.perf_counter() - started,
+            model_s=sum(run.model_s for run in self._runs.values()),
         )
 
     def _spans(self) -> list[Span]:

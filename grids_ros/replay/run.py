@@ -32,7 +32,7 @@ class _Pending:
 
 
 class Run:
-    """Scores one policy; `episodes` grows by a Tally for each.
+    """Scores one policy; `episodes` grows by a Tally for each, `model_s` by the time that it inferred.
 
     latency_s: from observation to chunk [s]; None: as measured. words: instructions that the policy knows, to probe
     it with. zero_ns: where the rows' time starts.
@@ -54,6 +54,7 @@ class Run:
         self._pending: deque[_Pending] = deque()
         self._episode = -1
         self._shadow: Shadow | None = None
+        self.model_s = 0.0
         self._begin(-1, 0)
 
     def _begin(self, episode: int, now_ns: int) -> None:
@@ -105,6 +106,7 @@ class Run:
             self._tally.not_ready[str(error)] += 1
             return None
         measured_s = output.latency_s["total"]
+        self.model_s += measured_s
         delay_ns = round((measured_s if self._latency_s is None else self._latency_s) * NANOSECONDS)
         self._busy_until_ns = tick.now_ns + delay_ns
         self._shadow.send(output.chunk, tick.now_ns + delay_ns)
@@ -142,9 +144,11 @@ class Run:
         seen = observation
         changed = Observation(seen.stamp_ns, seen.images, seen.pose, seen.gripper, words)
         try:
-            return self._policy.infer(changed).chunk
+            output = self._policy.infer(changed)
         except InputError:
             return None
+        self.model_s += output.latency_s["total"]
+        return output.chunk
 
     def _judge(self, everything: bool) -> None:
         while self._pending and (everything or self._recorded.knows(self._pending[0].chunk.end_ns)):

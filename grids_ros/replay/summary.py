@@ -54,8 +54,18 @@ def summarise(results: Sequence[Result], labels: Sequence[str], rate_hz: float, 
             ]
             for label in labels
         },
-        "timings": {label: total.timings(rate_hz) for label, total in totals.items()},
+        "timings": {
+            "variants": {label: total.timings(rate_hz) for label, total in totals.items()},
+            **_cost(results),
+        },
     }
+
+
+def _cost(results: Sequence[Result]) -> dict:
+    """What replay itself took: in all, and beyond the models as a share of their time."""
+    wall_s, model_s = sum(r.wall_s for r in results), sum(r.model_s for r in results)
+    share = round((wall_s - model_s) / model_s, 4) if model_s else None
+    return {"wall_s": round(wall_s, 2), "model_s": round(model_s, 2), "beyond_the_model": share}
 
 
 def _bag(result: Result) -> dict:
