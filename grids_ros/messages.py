@@ -11,6 +11,8 @@ import numpy as np
 
 from grids_ros.datatypes import NANOSECONDS, Pose
 
+GRIPPER_JOINT = "gripper_opening"  # the one joint of gripper_chunk: opening between the fingers [m]
+
 
 def to_ns(stamp) -> int:
     """A stamp or a duration in nanoseconds."""

@@ -109,6 +109,11 @@ class Source:
                 topics.setdefault(connection.topic.lstrip("/"), []).append(connection)
         return topics
 
+    @property
+    def types(self):
+        """The message types, as the bag defines them."""
+        return self._reader.typestore
+
     def described(self) -> str:
         """What the bag holds, for an error."""
         held = sorted(self.held.items())

@@ -124,7 +124,7 @@ class _Replay:
         total = sum(span.stop_ns - span.start_ns for span in spans) / NANOSECONDS
         with ExitStack() as stack:
             film = stack.enter_context(Film(job.film, rate, self._cameras, tuple(self._runs), self._zero_ns))
-            copy = stack.enter_context(Annotated(job.copy, job.settings, tuple(self._runs))) if job.copy else None
+            copy = stack.enter_context(self._annotated()) if job.copy else None
             form = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of bag [{elapsed}<{remaining}, {rate_fmt}]"
             bar = stack.enter_context(
                 tqdm(total=total, desc=job.bag.name, unit="s", bar_format=form, position=job.place, mininterval=0.5)
@@ -150,6 +150,10 @@ class _Replay:
             wall_s=time.perf_counter() - started,
             model_s=sum(run.model_s for run in self._runs.values()),
         )
+
+    def _annotated(self) -> Annotated:
+        policy = self._job.settings.policy
+        return Annotated(self._job.copy, policy["base_frame"], policy["tool_frame"], tuple(self._runs))
 
     def _spans(self) -> list[Span]:
         """Raises BagError for a range that lies outside of the bag."""
@@ -179,7 +183,7 @@ class _Replay:
         if tick.observation is not None and tick.episode >= 0:
             film.add(tick, outputs)
             if copy:
-                copy.add(tick, outputs)
+                copy.add(tick, outputs, tick.frames)
 
     def _flow(self, tick: Tick) -> dict:
         """Camera to how its picture moved since the last tick; nothing across a tick without pictures."""

@@ -96,5 +96,6 @@ def _time(timings: dict) -> Finding | None:
     if not timings:
         return None
     p99, misses, rate = timings["inference_ms"]["p99"], timings["deadline_misses"], timings["rate_hz"]
-    text = f"99 of 100 inferences took at most {p99:.0f} ms here; {misses} would have missed their deadline at {rate:g} Hz."
+    late = f"{misses} would have missed their deadline at {rate:g} Hz"
+    text = f"99 of 100 inferences took at most {p99:.0f} ms here; {late}."
     return Finding(BAD if misses else GOOD, text)

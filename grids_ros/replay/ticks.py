@@ -38,7 +38,8 @@ class Tick:
     """One instant at which the node would start to infer.
 
     episode: counts from 0; -1 outside of any. arrived: role, time of reception [ns] and message of everything since
-    the last tick, in order. observation: None when `reasons` say why there is none. back: the clock jumped back.
+    the last tick, in order. observation: None when `reasons` say why there is none. frames: camera to the frame
+    of its images. back: the clock jumped back.
     """
 
     now_ns: int
@@ -47,6 +48,7 @@ class Tick:
     arrived: Sequence[tuple[str, int, object]]
     observation: Observation | None
     reasons: tuple[str, ...]
+    frames: Mapping[str, str]
     back: bool = False
 
 
@@ -145,7 +147,7 @@ class _State:
             except NotReady as error:
                 reasons = error.reasons
         episode = -1 if judged_only else self.episode
-        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, back)
+        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, self._intake.frames, back)
 
 
 def _drained(waiting: deque) -> Iterable:

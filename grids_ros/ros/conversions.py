@@ -21,7 +21,7 @@ from trajectory_msgs.msg import (
 )
 
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
-from grids_ros.messages import check_frame, to_ns, to_opening, to_pose
+from grids_ros.messages import GRIPPER_JOINT, check_frame, to_ns, to_opening, to_pose
 
 __all__ = [
     "GRIPPER_JOINT",
@@ -37,8 +37,6 @@ __all__ = [
     "to_pose",
     "to_stamp",
 ]
-
-GRIPPER_JOINT = "gripper_opening"  # the one joint of gripper_chunk: opening between the fingers [m]
 
 
 def to_stamp(stamp_ns: int) -> Time:
