@@ -52,6 +52,8 @@ def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
     position = goal.position if length <= distance else start.position + step * (distance / length)
     rotation = difference(goal.quaternion, start.quaternion)
     size = math.sqrt(rotation @ rotation)
+    if length <= distance and size <= angle and goal.quaternion @ start.quaternion >= 0.0:
+        return goal
     quaternion = goal.quaternion if size <= angle else turn(start.quaternion, rotation * (angle / size))
     if quaternion @ start.quaternion < 0.0:
         quaternion = -quaternion
@@ -82,7 +84,7 @@ def _stages(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s:
     """
     led = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
     boxed = np.minimum(np.maximum(led.position, limits.workspace_min), limits.workspace_max)
-    inside = Pose(boxed, led.quaternion)
+    inside = led if (boxed == led.position).all() else Pose(boxed, led.quaternion)
     return led, inside, toward(command, inside, limits.linear_speed * period_s, limits.angular_speed * period_s)
 
 

@@ -135,6 +135,7 @@ class _Replay:
                     bar.update(min(1.0 / rate, bar.total - bar.n))
             for run in self._runs.values():
                 run.finish()
+            film.wait()
             if copy:
                 copy.originals(self._source, spans)
         return Result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,11 @@ class Still:
 
 
 class Film:
-    """Grows by one frame per tick with an observation. A context manager."""
+    """Grows by one frame per tick with an observation. A context manager.
+
+    Frames are drawn and encoded in a thread of their own, one behind the replay: OpenCV, the encoder and torch let go
+    of the interpreter while they work.
+    """
 
     def __init__(self, path: Path, rate_hz: float, cameras: Sequence[str], labels: Sequence[str], zero_ns: int):
         self._path, self._rate, self._zero_ns = path, rate_hz, zero_ns
@@ -40,17 +45,30 @@ class Film:
         self._widths: dict[str, int] = {}
         self.frames, self._every = 0, 1
         self.stills: list[Still] = []
+        self._thread = ThreadPoolExecutor(1, "film")
+        self._last: Future | None = None
 
     def __enter__(self) -> Film:
         return self
 
     def __exit__(self, *_) -> None:
+        self.wait()
+        self._thread.shutdown()
         if self._container is not None:
             self._container.mux(self._stream.encode())
             self._container.close()
 
     def add(self, tick: Tick, outputs: Mapping[str, PolicyOutput]) -> None:
         """outputs: label to what was inferred at this tick."""
+        self.wait()
+        self._last = self._thread.submit(self._draw, tick, outputs)
+
+    def wait(self) -> None:
+        """Until the last frame is drawn. Raises what went wrong there."""
+        if self._last is not None:
+            self._last.result()
+
+    def _draw(self, tick: Tick, outputs: Mapping[str, PolicyOutput]) -> None:
         frame = np.vstack([self._row(tick, label, outputs.get(label)) for label in self._labels])
         if self._stream is None:
             self._open(frame)
