@@ -27,10 +27,10 @@ def position(seconds: float) -> np.ndarray:
 
 
 def picture(camera: str, step: int) -> np.ndarray:
-    """A bright square that moves over a gradient; uint8 RGB."""
-    image = np.zeros((24, 32, 3), np.uint8)
-    image[..., CAMERAS.index(camera)] = np.linspace(0, 200, 32).astype(np.uint8)
-    image[8:14, (2 * step) % 26 : (2 * step) % 26 + 6] = 255
+    """A bright square that moves over a noisy gradient; uint8 RGB."""
+    image = np.random.default_rng(step).integers(0, 30, (96, 128, 3), dtype=np.uint8)
+    image[..., CAMERAS.index(camera)] = np.linspace(0, 200, 128).astype(np.uint8)
+    image[32:56, (8 * step) % 104 : (8 * step) % 104 + 24] = 255
     return image
 
 

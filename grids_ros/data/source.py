@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,17 @@ from rosbags.rosbag2 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 STORAGE = (".mcap", ".db3")
-# What rosbags and what it is built on raise for damage: its own checks, and parsers that met nonsense.
-DAMAGE = (AnyReaderError, ReaderError, SerdeError, OSError, EOFError, apsw.Error, struct.error, ValueError, KeyError)
+# What rosbags and what it is built on raise for damage: its own checks, decompressors, parsers that met nonsense.
+DAMAGE = (
+    *(AnyReaderError, ReaderError, SerdeError, apsw.Error, zstd.ZstdError),
+    *(OSError, EOFError, struct.error, ValueError, LookupError, TypeError, RuntimeError, AssertionError),
+)
 _MAGIC = b"\x89MCAP0\r\n"
 _FOOTER = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + _MAGIC  # "no summary": the reader scans the records
 

@@ -23,7 +23,7 @@ TYPES = {
     "target_pose": ("geometry_msgs/msg/PoseStamped",),
     "gripper_command": ("std_msgs/msg/Float64MultiArray",),
 }
-NEEDED = ("current_pose", "joint_states")  # beside the cameras, and the instruction where none is given
+OPTIONAL = ("target_pose", "gripper_command")  # without them the measured motion and opening are the reference
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,21 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
     wanted.update({role: role for role in TYPES if not (role == "instruction" and said)})
     if markers:
         wanted["marker"] = markers
-    topics, missing = {}, []
+    topics, missing = {}, {}
     for role, name in wanted.items():
         topic = settings.remaps.get(name.lstrip("/"), name).lstrip("/")
         if role.startswith("image:") and topic not in held and topic + COMPRESSED in held:
             topic += COMPRESSED  # where image_transport publishes it
         if topic in held:
             topics[role] = topic
-        elif role in NEEDED or role not in ("target_pose", "gripper_command"):
-            missing.append(topic)
+        elif role not in OPTIONAL:
+            missing[role] = topic
     if missing:
-        raise BagError(
-            f"{source.path} has no messages on {', '.join(missing)}; it has {source.described()}. "
-            f"Name yours with --remap {missing[0]}{ASSIGN}/topic"
-            + ("" if "instruction" not in missing else ', or say what was done with --instruction "..."')
-        )
+        hint = f"Name yours with --remap {wanted[next(iter(missing))]}{ASSIGN}/topic"
+        if "instruction" in missing:
+            hint += ', or say what was done with --instruction "..."'
+        listed = ", ".join(missing.values())
+        raise BagError(f"{source.path} has no messages on {listed}; it has {source.described()}. {hint}")
     _check_types(source, topics)
     return topics
 

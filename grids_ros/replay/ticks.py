@@ -82,7 +82,7 @@ class Clockwork:
                 at_ns += self._period_ns * max(1, idle // self._period_ns if idle > PAUSE_NS else 1)
             state.add(role, received_ns, message)
         yield state.tick(at_ns, judged_only=at_ns > span.stop_ns)
-        self.episodes = state.episode + 1 if state.episode >= 0 else state.next_episode
+        self.episodes = state.episodes
 
     def _messages(self, span: Span) -> Iterator[tuple[str, int, object]]:
         """Role, time of reception and message, of the span and of what lies around it."""
@@ -105,28 +105,23 @@ class Clockwork:
 
 
 class _State:
-    """What is known between two ticks."""
+    """What is known between two ticks. `episodes` counts those that had a tick."""
 
     def __init__(self, intake: Intake, instruction: str, first_episode: int):
         self._intake, self._instruction = intake, instruction
         self._images: dict[str, object] = {}
         self._poses, self._joints = deque(maxlen=HISTORY), deque(maxlen=HISTORY)
         self._arrived: list[tuple[str, int, object]] = []
-        self.next_episode = first_episode
-        self.episode = -1
-        self._begin()
-
-    def _begin(self) -> None:
-        self.episode = self.next_episode if self._instruction else -1
-        self.next_episode += bool(self._instruction)
+        self._new = True
+        self.episodes = first_episode
 
     def add(self, role: str, received_ns: int, message) -> None:
         if role == "instruction":
             if message.data.strip() != self._instruction:
                 self._instruction = message.data.strip()
-                self._begin()
+                self._new = True
         elif role == "marker":
-            self._begin()
+            self._new = True
         elif role.startswith("image:"):
             self._images[role.removeprefix("image:")] = message
         else:
@@ -140,13 +135,14 @@ class _State:
         arrived, self._arrived = self._arrived, []
         self._intake.take(self._images, _drained(self._poses), _drained(self._joints))
         self._images = {}
-        observation, reasons = None, ()
+        observation, reasons, episode = None, (), -1
         if not judged_only and self._instruction:
+            self.episodes += self._new
+            self._new, episode = False, self.episodes - 1
             try:
                 observation = self._intake.observe(self._instruction, now_ns)
             except NotReady as error:
                 reasons = error.reasons
-        episode = -1 if judged_only else self.episode
         return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, self._intake.frames, back)
 
 
