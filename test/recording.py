@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_typestore
@@ -42,7 +43,7 @@ def write_recording(path: Path, seconds: float = 4.0, words=("lift the red cube"
             bag.instruction(at - 1000, text)
             bag.gripper_command(at - 500, 0.08)
             for step in range(round(seconds * 10)):
-                _step(bag, at, step)
+                write_step(bag, at, step)
                 at += PERIOD
             if pause:
                 bag.instruction(at - 1000, "")
@@ -50,7 +51,8 @@ def write_recording(path: Path, seconds: float = 4.0, words=("lift the red cube"
     return path
 
 
-def _step(bag: BagWriter, at: int, step: int) -> None:
+def write_step(bag: BagWriter, at: int, step: int) -> None:
+    """A tenth of a second of every stream from `at` on [ns]."""
     for camera in CAMERAS:
         bag.image(camera, at, picture(camera, step))
     for part in range(5):  # 50 Hz, on the images' stamps among others
@@ -93,8 +95,6 @@ def foreign(path: Path, seconds: float = 3.0) -> Path:
 
 def recompressed(source: Path, path: Path, mode: CompressionMode, storage=StoragePlugin.MCAP) -> Path:
     """The same messages, compressed by rosbag2."""
-    from rosbags.highlevel import AnyReader
-
     writer = Writer(path, version=9, storage_plugin=storage)
     writer.set_compression(mode, CompressionFormat.ZSTD)
     with AnyReader([source]) as reader, writer:

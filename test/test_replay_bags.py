@@ -199,6 +199,25 @@ def test_a_tick_sees_what_was_received_up_to_it_and_nothing_later(bag):
             assert 0 <= tick.now_ns - tick.observation.stamp_ns < PERIOD
 
 
+class Looped(Source):
+    """A bag that is played twice: the clock jumps back in the middle."""
+
+    def messages(self, *arguments):
+        for _ in range(2):
+            yield from super().messages(*arguments)
+
+
+def test_a_clock_that_jumps_back_starts_afresh_and_sees_the_same_again(bag):
+    settings = read(None, {}, {})
+    with Looped(bag) as source:
+        topics = find_topics(source, settings, CAMERAS, "", "")
+        clockwork = Clockwork(source, topics, CAMERAS, settings.policy)
+        ticks = list(clockwork.ticks(Span(source.start_ns, source.end_ns)))
+    (back,) = (index for index, tick in enumerate(ticks) if tick.back)
+    stamps = [[t.observation.stamp_ns for t in part if t.observation] for part in (ticks[:back], ticks[back:])]
+    assert len(stamps[1]) > 15 and set(stamps[1]) <= set(stamps[0])
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
