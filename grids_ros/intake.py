@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from grids_ros.datatypes import Observation
 from grids_ros.messages import to_ns, to_opening, to_pose
 from grids_ros.observation import AgeLimits, NotReady, ObservationBuffer
+from grids_ros.parameters import ParameterError
 
 COMPRESSED = "/compressed"
 HISTORY = 1000  # messages of a stream that wait between two observations, the newest ones: a second of 1 kHz poses
 
 
 def per_camera(name: str, values: Sequence, cameras: Sequence[str]) -> dict[str, object]:
-    """Camera name to its value: one value serves all, else one each. Raises ValueError for another number."""
+    """Camera name to its value: one value serves all, else one each. Raises ParameterError for another number."""
     if len(values) == 1:
         values = tuple(values) * len(cameras)
     if len(values) != len(cameras):
-        raise ValueError(
+        raise ParameterError(
             f"parameter '{name}' has {len(values)} entries, expected one, or one per camera of the checkpoint: "
             f"{', '.join(cameras)}"
         )
@@ -28,11 +29,11 @@ def per_camera(name: str, values: Sequence, cameras: Sequence[str]) -> dict[str,
 
 
 def image_topics(patterns: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
-    """Camera name to image topic. Raises ValueError when two cameras would share one."""
+    """Camera name to image topic. Raises ParameterError when two cameras would share one."""
     by_camera = per_camera("camera_topics", patterns, cameras)
     topics = {name: pattern.replace("{name}", name) for name, pattern in by_camera.items()}
     if len(set(topics.values())) != len(topics) or not all(topics.values()):
-        raise ValueError(f"parameter 'camera_topics' gives {topics}, expected a topic of its own for each camera")
+        raise ParameterError(f"parameter 'camera_topics' gives {topics}, expected a topic of its own for each camera")
     return topics
 
 
@@ -47,7 +48,7 @@ class Intake:
     """Everything that an observation is made of, out of messages. To be used from one thread at a time."""
 
     def __init__(self, cameras: Sequence[str], settings: Mapping[str, object]):
-        """settings: the policy node's parameters. Raises ValueError when they do not fit the cameras."""
+        """settings: the policy node's parameters. Raises ParameterError when they do not fit the cameras."""
         limits = AgeLimits(
             cameras=per_camera("camera_max_age_s", settings["camera_max_age_s"], cameras),
             pose=settings["pose_max_age_s"],

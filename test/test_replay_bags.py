@@ -159,6 +159,11 @@ def test_a_topic_of_another_type_is_named_with_what_was_expected(bag):
         seen(bag, remaps=["current_pose:=joint_states"])
 
 
+def test_a_topic_cannot_serve_twice(bag):
+    with pytest.raises(BagError, match="current_pose cannot be both current_pose and target_pose"):
+        seen(bag, remaps=["target_pose:=current_pose"])
+
+
 def test_a_bag_without_an_instruction_says_how_to_give_one(bag):
     with pytest.raises(BagError, match="--instruction"):
         seen(bag, remaps=["instruction:=/task"])

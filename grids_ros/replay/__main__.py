@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m grids_ros replay", description=usage, epilog=codes)
     add = parser.add_argument
     add("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder or file")
-    add("--checkpoint", nargs="+", type=Path, required=True, metavar="DIR", help="or several")
+    add("--checkpoint", nargs="+", type=Path, required=True, metavar="DIR", help="folder, or several to compare")
     add("--tokens", nargs="+", default=[], metavar="K", help="compare at these, such as: 16 4 dense")
     add("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
     add("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
@@ -64,8 +66,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
     add("--instruction", default="", help="what was done, in place of the bag's instruction topic")
     add("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
-    add("--range", action="append", default=[], type=seconds, metavar="START:STOP", help="[s]")
-    add("--latency", type=delay, default=0.0, metavar="MS", help="of chunks; or 'measured'; default 0")
+    add("--range", action="append", default=[], type=seconds, metavar="START:STOP", help="[s]; repeatable")
+    add("--latency", type=delay, default=0.0, metavar="MS", help="chunks' delay, or 'measured'; default 0")
     add("--other-instruction", default="", help="to probe with; default: others of the training data")
     add("--write-bag", action="store_true", help="also a bag with chunks, sampled points and overlays")
     add("--baseline", type=Path, help="summary.json that must not be undercut")
@@ -80,7 +82,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def jobs(options: argparse.Namespace) -> list:
-    """One Job for each bag. Raises ValueError for options that do not fit."""
+    """One Job for each bag. Raises ParameterError or CheckpointError for options that do not fit."""
     from grids_ros.replay.bag import Job
     from grids_ros.replay.variants import variants
 
@@ -114,20 +116,19 @@ def run(todo: Sequence, workers: int) -> tuple[list, list[str]]:
     from grids_ros.replay.bag import replay
 
     results, failures = [], []
-    if len(todo) == 1:
-        calls = [lambda: replay(todo[0])]
-        pool = None
-    else:
-        context = get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(todo)), context, tqdm.set_lock, (context.RLock(),))
-        calls = [pool.submit(replay, job).result for job in todo]
-    for call in calls:
-        try:
-            results.append(call())
-        except BagError as error:
-            failures.append(str(error))
-    if pool is not None:
-        pool.shutdown()
+    with ExitStack() as stack:
+        if len(todo) == 1:
+            calls = [partial(replay, todo[0])]
+        else:
+            context = get_context("spawn")
+            lock = (context.RLock(),)  # one terminal for all progress bars
+            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(todo)), context, tqdm.set_lock, lock))
+            calls = [pool.submit(replay, job).result for job in todo]
+        for call in calls:
+            try:
+                results.append(call())
+            except BagError as error:
+                failures.append(str(error))
     return results, failures
 
 
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         todo = jobs(options)
         options.out.mkdir(parents=True, exist_ok=True)
         results, failures = run(todo, options.workers)
-    except (CheckpointError, ParameterError, summaries.BaselineError, ValueError) as error:
+    except (CheckpointError, ParameterError, summaries.BaselineError) as error:
         print(error, file=sys.stderr)
         return UNUSABLE
     for failure in failures:

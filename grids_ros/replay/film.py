@@ -17,13 +17,14 @@ from grids_ros.replay.ticks import Tick
 
 TILE = 240  # height of a camera's picture [px]
 STILLS = 60  # at most so many pictures of a bag go into the report; at least half as many of a long one
+ABREAST = 4  # so many tiles fit beside each other on a page
 QUALITY = 80  # of their JPEG
 NOWHERE = np.zeros((0, 2))
 
 
 @dataclass(frozen=True)
 class Still:
-    """One picture for the report: JPEG, cameras from left to right, variants from top to bottom."""
+    """One picture for the report: JPEG, cameras from left to right, variants beside or below each other."""
 
     time_s: float
     episode: int
@@ -69,7 +70,8 @@ class Film:
             self._last.result()
 
     def _draw(self, tick: Tick, outputs: Mapping[str, PolicyOutput]) -> None:
-        frame = np.vstack([self._row(tick, label, outputs.get(label)) for label in self._labels])
+        rows = [self._row(tick, label, outputs.get(label)) for label in self._labels]
+        frame = (np.hstack if len(rows) * len(self._cameras) <= ABREAST else np.vstack)(rows)
         if self._stream is None:
             self._open(frame)
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

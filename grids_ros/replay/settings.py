@@ -36,12 +36,12 @@ class Settings:
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
-    """`a:=b` to {a: b}. Raises ValueError for anything else."""
+    """`a:=b` to {a: b}. Raises ParameterError for anything else."""
     pairs = {}
     for text in texts:
         left, sign, right = text.partition(ASSIGN)
         if not (left and sign and right):
-            raise ValueError(f"{option} {text!r}: expected from{ASSIGN}to, such as current_pose{ASSIGN}/arm/pose")
+            raise ParameterError(f"{option} {text!r}: expected from{ASSIGN}to, such as current_pose{ASSIGN}/arm/pose")
         pairs[left.lstrip("/")] = right
     return pairs
 
@@ -95,7 +95,7 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
     episodes, or empty. Raises BagError for what is missing or of another type, and lists what the bag has.
     """
     held = source.held
-    wanted = {f"image:{name}": topic for name, topic in _images(settings, cameras).items()}
+    wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy["camera_topics"], cameras).items()}
     wanted.update({role: role for role in TYPES if not (role == "instruction" and said)})
     if markers:
         wanted["marker"] = markers
@@ -115,14 +115,11 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
         listed = ", ".join(missing.values())
         raise BagError(f"{source.path} has no messages on {listed}; it has {source.described()}. {hint}")
     _check_types(source, topics)
+    for role, topic in topics.items():
+        twice = [other for other in topics if other != role and topics[other] == topic]
+        if twice:
+            raise BagError(f"{source.path}: {topic} cannot be both {role} and {twice[0]}: change a --remap")
     return topics
-
-
-def _images(settings: Settings, cameras: Sequence[str]) -> dict[str, str]:
-    try:
-        return image_topics(settings.policy["camera_topics"], cameras)
-    except ValueError as error:
-        raise ParameterError(str(error)) from error
 
 
 def _check_types(source: Source, topics: Mapping[str, str]) -> None:
