@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import yaml
-from recording import PERIOD, START, foreign, recompressed, write_recording
+from recording import PERIOD, START, foreign, recompressed, write_recording, write_step
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionMode
+from rosbags.typesys import Stores, get_typestore
 
+from grids_ros.data.bags import BagWriter
 from grids_ros.data.source import BagError, Source
 from grids_ros.parameters import ParameterError
 from grids_ros.replay.settings import assignments, find_topics, read
@@ -191,9 +193,15 @@ def test_episodes_follow_the_instruction_and_a_range_knows_what_was_said_before_
     assert len(ticks) == 3 and all(t.observation for t in ticks)
 
 
-def test_markers_separate_episodes(bag):
-    *ticks, _ = seen(bag, said="lift", markers="gripper_command")
-    assert sorted({t.episode for t in ticks}) == [0, 1]
+def test_markers_separate_episodes(tmp_path):
+    text = get_typestore(Stores.ROS2_JAZZY).types["std_msgs/msg/String"]
+    with BagWriter(tmp_path / "bag") as writer:
+        for step in range(20):
+            if step == 10:
+                writer.write("cut", START + step * PERIOD - 1000, text("next"))
+            write_step(writer, START + step * PERIOD, step)
+    *ticks, _ = seen(tmp_path / "bag", said="lift", markers="/cut")
+    assert [t.episode for t in ticks] == [0] * 4 + [1] * (len(ticks) - 4)
 
 
 def test_a_tick_sees_what_was_received_up_to_it_and_nothing_later(bag):
