@@ -16,7 +16,7 @@ from grids_ros.replay.recorded import Recorded
 from grids_ros.replay.settings import Settings
 from grids_ros.replay.shadow import Shadow
 from grids_ros.replay.tally import Tally, kind
-from grids_ros.replay.ticks import Tick
+from grids_ros.replay.ticks import AFTER_NS, Tick
 
 PROBE_EVERY = 10  # inferences; each probe under another instruction costs one inference more
 
@@ -85,13 +85,13 @@ class Run:
         output = self._infer(tick) if tick.episode >= 0 else None
         if output is not None:
             self._score(tick, output, flows)
-        self._judge(everything=tick.back)
+        self._judge(tick.now_ns, everything=tick.back)
         return output
 
     def finish(self) -> None:
         """Nothing more will be read: judge what is still waiting."""
         self._end_shadow()
-        self._judge(everything=True)
+        self._judge(0, everything=True)
 
     def _infer(self, tick: Tick) -> PolicyOutput | None:
         if tick.now_ns < self._busy_until_ns:
@@ -150,8 +150,12 @@ class Run:
         self.model_s += output.latency_s["total"]
         return output.chunk
 
-    def _judge(self, everything: bool) -> None:
-        while self._pending and (everything or self._recorded.knows(self._pending[0].chunk.end_ns)):
+    def _judge(self, now_ns: int, everything: bool) -> None:
+        """Score the chunks whose future has been read, or has not come although it is long past."""
+        while self._pending:
+            end_ns = self._pending[0].chunk.end_ns
+            if not (everything or self._recorded.knows(end_ns) or end_ns < now_ns - AFTER_NS):
+                return
             done = self._pending.popleft()
             rows = done.tally.rows
             errors = judge.errors(done.chunk, done.measured, self._recorded)
