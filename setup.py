@@ -20,6 +20,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={f"{NAME}.replay": ["*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -42,6 +43,7 @@ setup(
             "record = grids_ros.data.record:main",
             "train = grids_ros.train.__main__:main",
             "evaluate = grids_ros.evaluate.__main__:main",
+            "replay = grids_ros.replay.__main__:main",
         ]
     },
 )

@@ -1,4 +1,4 @@
-"""python -m grids_ros demo | sim | record | train | evaluate: each imports what it needs when it is called."""
+"""python -m grids_ros demo | sim | record | train | evaluate | replay: each imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SUMMARIES = {
     "record": "scripted demonstrations as rosbag2",
     "train": "a policy from bags",
     "evaluate": "a checkpoint in closed loop, without ROS",
+    "replay": "a checkpoint scored on recorded bags, without ROS",
 }
 
 
@@ -57,8 +58,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def replay(arguments: Sequence[str]) -> int:
+    from grids_ros.replay.__main__ import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, evaluate)
+    command.__name__: command for command in (demo, sim, record, train, evaluate, replay)
 }
 
 

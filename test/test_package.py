@@ -36,10 +36,14 @@ def test_colcon_installs_launch_config_models_and_the_index(prefix):
         assert all((share / path).read_bytes() == (ROOT / path).read_bytes() for path in ours)
 
 
-@pytest.mark.parametrize("name", ["policy_node", "follower_node", "sim_node", "record", "train", "evaluate"])
+@pytest.mark.parametrize("name", ["policy_node", "follower_node", "sim_node", "record", "train", "evaluate", "replay"])
 def test_ros2_run_finds_every_program(prefix, name):
     program = prefix / "lib" / "grids_ros" / name
     assert os.access(program, os.X_OK)
+
+
+def test_the_reports_template_is_installed(prefix):
+    assert list(prefix.glob("lib/python*/site-packages/grids_ros/replay/report.html.j2"))
 
 
 def test_an_installed_program_runs(prefix):
@@ -77,6 +81,6 @@ def test_the_command_line_names_its_commands_and_refuses_others():
     def call(*arguments):
         return subprocess.run([sys.executable, "-m", "grids_ros", *arguments], cwd=ROOT, capture_output=True, text=True)
 
-    assert all(name in call("--help").stdout for name in ("demo", "sim", "record", "train", "evaluate"))
+    assert all(name in call("--help").stdout for name in ("demo", "sim", "record", "train", "evaluate", "replay"))
     refused = call("fly")
     assert refused.returncode == 2 and "unknown command 'fly', expected one of demo" in refused.stderr

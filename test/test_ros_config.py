@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from grids_ros import intake, parameters
 from grids_ros.control import defaults
 from grids_ros.datatypes import ActionChunk
 from grids_ros.observation import AgeLimits
-from grids_ros.ros import conversions, parameters, streams
-from grids_ros.ros.follower_node import follower_config
+from grids_ros.parameters import follower_config
+from grids_ros.ros import conversions
 
 CONFIG = Path(__file__).parent.parent / "config"
 TABLES = {"grids_policy": parameters.POLICY, "grids_follower": parameters.FOLLOWER, "grids_sim": parameters.SIM}
@@ -76,9 +77,9 @@ def test_rviz_shows_the_topics_that_the_nodes_publish():
 
 
 def test_camera_info_is_looked_for_beside_the_images():
-    assert streams.info_topic("camera/base/image_raw") == "camera/base/camera_info"
-    assert streams.info_topic("/d435/color/image_raw/compressed") == "/d435/color/camera_info"
-    assert streams.info_topic("image") == "camera_info"
+    assert intake.info_topic("camera/base/image_raw") == "camera/base/camera_info"
+    assert intake.info_topic("/d435/color/image_raw/compressed") == "/d435/color/camera_info"
+    assert intake.info_topic("image") == "camera_info"
 
 
 @given(st.integers(0, 2**31 * 10**9 - 1), st.integers(1, 20), st.integers(0, 2**32 - 1))

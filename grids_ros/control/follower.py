@@ -48,13 +48,15 @@ class Command:
     """What to tell the arm at one tick.
 
     pose: the target of the tool frame in the base frame. gripper: opening to send now [m], or None for nothing.
-    holding: the pose is the last one again. reason: why it holds; empty while it moves.
+    holding: the pose is the last one again. reason: why it holds; empty while it moves. wanted: what the chunk asks
+    for, before the limits; None while it holds.
     """
 
     pose: Pose
     gripper: float | None
     holding: bool
     reason: str
+    wanted: Pose | None = None
 
 
 class Follower:
@@ -130,8 +132,9 @@ class Follower:
             self._join = Join.enter(self._join.chunk, command, now_ns, self.config.join_s)
         self._holding = False
         self._command_ns = now_ns
-        self._command = limit(self._join.at(now_ns), command, measured, self.config.limits, self.config.period_s)
-        return Command(self._command, self._gripper_command(now_ns), False, "")
+        wanted = self._join.at(now_ns)
+        self._command = limit(wanted, command, measured, self.config.limits, self.config.period_s)
+        return Command(self._command, self._gripper_command(now_ns), False, "", wanted)
 
     def _reason_to_hold(self, now_ns: int) -> str:
         if self._hold_reason:

@@ -52,6 +52,8 @@ def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
     position = goal.position if length <= distance else start.position + step * (distance / length)
     rotation = difference(goal.quaternion, start.quaternion)
     size = math.sqrt(rotation @ rotation)
+    if length <= distance and size <= angle and goal.quaternion @ start.quaternion >= 0.0:
+        return goal
     quaternion = goal.quaternion if size <= angle else turn(start.quaternion, rotation * (angle / size))
     if quaternion @ start.quaternion < 0.0:
         quaternion = -quaternion
@@ -59,14 +61,34 @@ def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
 
 
 def limit(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> Pose:
-    """The next command: toward `goal`, from the last `command`, within all limits.
+    """The next command: toward `goal`, from the last `command`, within all limits."""
+    return _stages(goal, command, measured, limits, period_s)[-1]
+
+
+def bounding(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:
+    """Which bounds keep `limit` from going to `goal`: "lead", "workspace", "speed"; none of them when it gets there."""
+    stages = (goal, *_stages(goal, command, measured, limits, period_s))
+    return tuple(
+        name
+        for name, before, after in zip(("lead", "workspace", "speed"), stages, stages[1:], strict=False)
+        if differ(before, after)
+    )
+
+
+def _stages(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[Pose, Pose, Pose]:
+    """`goal` within the lead, then within the box as well, then within reach of one period.
 
     The box and the ball around the measured pose bound where the command may go; the speed bounds come last, so
     that they hold whatever happens: an arm that is pushed, or found outside its box, is led back at limited speed.
     Both sets are convex, so a command inside them stays inside.
     """
-    goal = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
-    boxed = np.minimum(np.maximum(goal.position, limits.workspace_min), limits.workspace_max)
-    return toward(
-        command, Pose(boxed, goal.quaternion), limits.linear_speed * period_s, limits.angular_speed * period_s
-    )
+    led = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
+    boxed = np.minimum(np.maximum(led.position, limits.workspace_min), limits.workspace_max)
+    inside = led if (boxed == led.position).all() else Pose(boxed, led.quaternion)
+    return led, inside, toward(command, inside, limits.linear_speed * period_s, limits.angular_speed * period_s)
+
+
+def differ(a: Pose, b: Pose) -> bool:
+    """Whether two poses differ by more than rounding; quaternions of opposite sign are one rotation."""
+    apart = np.abs(a.position - b.position).max()
+    return bool(apart > 1e-9 or abs(a.quaternion @ b.quaternion) < 1.0 - 1e-12)

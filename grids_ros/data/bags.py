@@ -7,31 +7,24 @@ Reads MCAP and sqlite3, raw and compressed images, simulated and real arms. Stam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import cv2
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import ReaderError, StoragePlugin, Writer
-from rosbags.serde import SerdeError
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS, Pose
 
 FRAME = "base"
 BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
 _PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
 _FOREVER = QosTime(9223372036, 854775807)
-_DAMAGE = (AnyReaderError, ReaderError, SerdeError, OSError)  # what rosbags raises in the middle of a bag
-_IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-
-
-class BagError(ValueError):
-    """A bag that cannot be read, or that lacks a topic: says which, and what the bag holds."""
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 def _default_cameras() -> Mapping[str, str]:
@@ -133,43 +126,39 @@ def _values(message, role: str, fingers: Sequence[str]):
     return float(message.data[0]) if len(message.data) else None
 
 
-def _connections(reader: AnyReader, path: Path, topics: Topics) -> dict[str, list[Connection]]:
+def _connections(source: Source, topics: Topics) -> dict[str, list[Connection]]:
     """Role ("image:<camera>" or a field of Topics) to the connections of its topic. Raises BagError."""
     roles = {f"image:{name}": topic for name, topic in topics.cameras.items()}
     for name in ("instruction", "current_pose", "joint_states", "target_pose", "gripper_command", "object_poses"):
         roles[name] = getattr(topics, name)
-    present: dict[str, list[Connection]] = {}
-    for connection in reader.connections:
-        present.setdefault(connection.topic.lstrip("/"), []).append(connection)
-    found = {role: present.get(topic.lstrip("/"), []) for role, topic in roles.items()}
+    held = source.held
+    found = {role: held.get(topic.lstrip("/"), []) for role, topic in roles.items()}
     missing = [roles[role] for role, connections in found.items() if not connections and role != "object_poses"]
     if missing:
-        held = ", ".join(sorted(f"{topic} ({where[0].msgtype})" for topic, where in present.items()))
-        raise BagError(f"{path} has no topic {', '.join(missing)}; it has {held or 'no topics'}")
+        raise BagError(f"{source.path} has no topic {', '.join(missing)}; it has {source.described()}")
     for role, connections in found.items():
-        if role.startswith("image:") and connections[0].msgtype not in _IMAGE_TYPES:
-            raise BagError(f"{path}: {roles[role]} is {connections[0].msgtype}, expected {' or '.join(_IMAGE_TYPES)}")
+        if role.startswith("image:") and connections[0].msgtype not in IMAGE_TYPES:
+            raise BagError(
+                f"{source.path}: {roles[role]} is {connections[0].msgtype}, expected {' or '.join(IMAGE_TYPES)}"
+            )
     return found
 
 
 def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]:
-    """Each episode of a rosbag2 folder, in order; one in memory at a time.
+    """Each episode of a rosbag2, in order; one in memory at a time.
 
     A non-empty `instruction` begins an episode, the next one, an empty one or the bag's end closes it. Messages
-    outside episodes are passed over; so are repetitions of the instruction that holds already. Raises BagError.
+    outside episodes are passed over; so are repetitions of the instruction that holds already. Raises BagError, for
+    a damaged bag as well: nobody should train on half of what was recorded without knowing it.
     """
-    path, topics = Path(path), topics or Topics()
-    with ExitStack() as stack:
-        try:
-            reader = stack.enter_context(AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)))
-        except (AnyReaderError, OSError) as error:
-            raise BagError(f"cannot read {path} as a rosbag2: {error}") from error
-        found = _connections(reader, path, topics)
-        role_of = {connection.id: role for role, connections in found.items() for connection in connections}
+    topics = topics or Topics()
+    with Source(path) as source:
+        found = _connections(source, topics)
+        role_of = {connection.topic: role for role, connections in found.items() for connection in connections}
         wanted = [connection for connections in found.values() for connection in connections]
         current: _Collector | None = None
-        for connection, received_ns, message in _messages(reader, path, wanted):
-            role = role_of[connection.id]
+        for connection, received_ns, message in _undamaged(source, wanted):
+            role = role_of[connection.topic]
             if role == "instruction":
                 words = message.data.strip()
                 if current is not None and words == current.instruction:
@@ -183,13 +172,14 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
             yield current.episode()
 
 
-def _messages(reader: AnyReader, path: Path, wanted: list[Connection]) -> Iterator[tuple[Connection, int, object]]:
+def _undamaged(source: Source, wanted: list[Connection]) -> Iterator[tuple[Connection, int, object]]:
     """Connection, time of arrival [ns] and message, in order. Raises BagError where the bag is damaged."""
-    try:
-        for connection, received_ns, raw in reader.messages(wanted):
-            yield connection, received_ns, reader.deserialize(raw, connection.msgtype)
-    except _DAMAGE as error:
-        raise BagError(f"{path} is damaged: {error}") from error
+    for entry in source.messages(wanted):
+        if source.loss:
+            break
+        yield entry
+    if source.loss:
+        raise BagError(f"{source.path} is damaged: {source.loss}")
 
 
 def _collect(into: _Collector, role: str, message, received_ns: int, fingers: Sequence[str]) -> None:

@@ -1,4 +1,7 @@
-"""ROS messages to datatypes and back. Everything that is wrong with a message is a ValueError that says so."""
+"""ROS messages to datatypes and back, as rclpy's types. Everything that is wrong with a message is a ValueError.
+
+What can be read by attribute alone is in grids_ros/messages.py, and is offered here beside its inverse.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, PoseStamped, Quaternion, Transform, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from trajectory_msgs.msg import (
     JointTrajectory,
@@ -18,13 +21,22 @@ from trajectory_msgs.msg import (
 )
 
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+from grids_ros.messages import GRIPPER_JOINT, check_frame, to_ns, to_opening, to_pose
 
-GRIPPER_JOINT = "gripper_opening"  # the one joint of gripper_chunk: opening between the fingers [m]
-
-
-def to_ns(stamp: Time) -> int:
-    """A stamp or a duration in nanoseconds."""
-    return stamp.sec * NANOSECONDS + stamp.nanosec
+__all__ = [
+    "GRIPPER_JOINT",
+    "check_frame",
+    "from_chunk",
+    "from_intrinsics",
+    "from_pose",
+    "from_pose_stamped",
+    "from_rgb",
+    "to_chunk",
+    "to_ns",
+    "to_opening",
+    "to_pose",
+    "to_stamp",
+]
 
 
 def to_stamp(stamp_ns: int) -> Time:
@@ -35,22 +47,6 @@ def to_stamp(stamp_ns: int) -> Time:
     return Time(sec=sec, nanosec=nanosec)
 
 
-def check_frame(name: str, header: Header, frame: str) -> None:
-    """Raises ValueError when the message is not in `frame`."""
-    if header.frame_id != frame:
-        raise ValueError(f"{name} is in frame {header.frame_id!r}, expected {frame!r}")
-
-
-def to_pose(message: PoseStamped, frame: str, name: str) -> Pose:
-    """A measured or wanted pose. Raises ValueError for another frame, NaN, or an unnormalised quaternion."""
-    check_frame(name, message.header, frame)
-    p, q = message.pose.position, message.pose.orientation
-    try:
-        return Pose((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
 def from_pose(pose: Pose) -> PoseMessage:
     """A pose as geometry_msgs/Pose."""
     return PoseMessage(position=_point(pose.position), orientation=_quaternion(pose.quaternion))
@@ -59,26 +55,6 @@ def from_pose(pose: Pose) -> PoseMessage:
 def from_pose_stamped(pose: Pose, frame: str, stamp_ns: int) -> PoseStamped:
     """A pose of the tool in `frame`."""
     return PoseStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=frame), pose=from_pose(pose))
-
-
-def to_opening(message: JointState, fingers: tuple[str, ...]) -> float | None:
-    """The opening between the fingers [m]: the sum over `fingers`, in which a name may stand twice.
-
-    None when the message knows none of them (an arm's own joint states). Raises ValueError when it knows only
-    some, has no position for one, or has NaN.
-    """
-    known = [name for name in fingers if name in message.name]
-    if not known:
-        return None
-    missing = sorted(set(fingers) - set(known))
-    if missing:
-        raise ValueError(f"joint_states lacks {missing}, has {list(message.name)}")
-    if len(message.position) != len(message.name):
-        raise ValueError(f"joint_states has {len(message.name)} names and {len(message.position)} positions")
-    opening = float(sum(message.position[message.name.index(name)] for name in fingers))
-    if not np.isfinite(opening):
-        raise ValueError("joint_states: a finger position is NaN or infinite")
-    return opening
 
 
 def from_chunk(chunk: ActionChunk, base: str, tool: str) -> tuple[MultiDOFJointTrajectory, JointTrajectory]:

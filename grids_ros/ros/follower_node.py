@@ -15,14 +15,12 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
-from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
-from grids_ros.control.gripper import GripperHysteresis
-from grids_ros.control.limits import Limits
+from grids_ros.control.follower import Command, Follower, Refused
 from grids_ros.datatypes import NANOSECONDS
+from grids_ros.parameters import FOLLOWER, follower_config
 from grids_ros.ros import conversions, qos
 from grids_ros.ros.diagnostics import OK, WARN, Window
 from grids_ros.ros.managed import STEADY, ManagedNode, run
-from grids_ros.ros.parameters import FOLLOWER
 from grids_ros.ros.polling import Inbox
 
 try:
@@ -31,30 +29,6 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 WINDOW_S = 10.0  # over which rates are reported
-
-
-def follower_config(settings) -> FollowerConfig:
-    """Raises ValueError when parameters contradict each other."""
-    return FollowerConfig(
-        limits=Limits(
-            workspace_min=settings["workspace_min"],
-            workspace_max=settings["workspace_max"],
-            linear_speed=settings["linear_speed"],
-            angular_speed=settings["angular_speed"],
-            lead_translation=settings["lead_translation"],
-            lead_rotation=settings["lead_rotation"],
-        ),
-        gripper=GripperHysteresis(
-            closed=settings["gripper_closed"],
-            close_below=settings["gripper_close_below"],
-            open_above=settings["gripper_open_above"],
-            open=settings["gripper_open"],
-        ),
-        period_s=1.0 / settings["rate_hz"],
-        join_s=settings["join_s"],
-        max_pose_age_s=settings["pose_max_age_s"],
-        future_s=settings["max_future_s"],
-    )
 
 
 class FollowerNode(ManagedNode):

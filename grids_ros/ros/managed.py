@@ -14,6 +14,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
+from grids_ros.parameters import Parameter, ParameterError
 from grids_ros.ros import parameters
 from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
 
@@ -31,7 +32,7 @@ class ManagedNode(LifecycleNode):
     `settings` holds the parameters as of the last configure.
     """
 
-    def __init__(self, name: str, table: Sequence[parameters.Parameter], **options):
+    def __init__(self, name: str, table: Sequence[Parameter], **options):
         """Raises ParameterError; options go to rclpy's node."""
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **options)
         self._table = {parameter.name: parameter for parameter in table}
@@ -138,7 +139,7 @@ class ManagedNode(LifecycleNode):
                 return SetParametersResult(successful=False, reason=reason)
             try:
                 self._table[change.name].check(change.value)
-            except parameters.ParameterError as error:
+            except ParameterError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
@@ -146,7 +147,7 @@ class ManagedNode(LifecycleNode):
 def run(
     make_node: Callable[[], Node],
     args: Sequence[str] | None = None,
-    refusals: tuple[type[Exception], ...] = (parameters.ParameterError,),
+    refusals: tuple[type[Exception], ...] = (ParameterError,),
 ) -> int:
     """Spin the node until the process is asked to end; the exit code. The node's `close` is called at the end.
 

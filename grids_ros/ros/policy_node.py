@@ -20,13 +20,13 @@ from visualization_msgs.msg import MarkerArray
 from grids_ros import overlay
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
 from grids_ros.observation import NotReady
+from grids_ros.parameters import POLICY, ParameterError
 from grids_ros.policy.preprocess import InputError
 from grids_ros.policy.runtime import Policy
 from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
 from grids_ros.ros.managed import STEADY, ManagedNode, run
-from grids_ros.ros.parameters import POLICY, ParameterError
 from grids_ros.ros.streams import Streams
 
 WINDOW = 100  # inferences over which rates and latencies are reported

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
+from grids_ros.intake import HISTORY
+
 CHUNK_LEASE_S = 1.0  # a policy that was killed no longer counts as a publisher after this long
 
 
@@ -16,7 +18,7 @@ def _profile(depth: int, reliability: ReliabilityPolicy, durability=DurabilityPo
 
 NEWEST = _profile(1, ReliabilityPolicy.BEST_EFFORT)  # images and camera information
 MEASURED = _profile(10, ReliabilityPolicy.BEST_EFFORT)  # current_pose, joint_states: as published
-MEASURED_HISTORY = _profile(1000, ReliabilityPolicy.BEST_EFFORT)  # a second of 1 kHz poses, to pair with images
+MEASURED_HISTORY = _profile(HISTORY, ReliabilityPolicy.BEST_EFFORT)  # a second of 1 kHz poses, to pair with images
 COMMAND = _profile(1, ReliabilityPolicy.RELIABLE)  # target_pose, gripper_command, sampled_points
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)  # instruction
 DIAGNOSTICS = _profile(10, ReliabilityPolicy.RELIABLE)

@@ -18,6 +18,7 @@ from std_msgs.msg import Float64MultiArray, Header
 from std_srvs.srv import Trigger
 
 from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.parameters import SIM, ParameterError
 from grids_ros.ros import conversions, parameters, qos
 from grids_ros.ros.managed import STEADY, run
 from grids_ros.ros.polling import Inbox
@@ -34,8 +35,8 @@ class SimNode(Node):
     def __init__(self, **options):
         """Raises ParameterError, and RenderError where OpenGL is missing."""
         super().__init__("grids_sim", automatically_declare_parameters_from_overrides=True, **options)
-        parameters.declare(self, parameters.SIM)
-        self.settings = parameters.read(self, parameters.SIM)
+        parameters.declare(self, SIM)
+        self.settings = parameters.read(self, SIM)
         self._next_seed = self.settings["seed"] + 1
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._scene = Scene(self.settings["seed"], self.settings["image_size"])
@@ -144,12 +145,12 @@ class SimNode(Node):
 
     def _on_set_parameters(self, changes: list) -> SetParametersResult:
         """The seed may be set at any time, for the next reset; the rest is read at the start."""
-        table = {parameter.name: parameter for parameter in parameters.SIM}
+        table = {parameter.name: parameter for parameter in SIM}
         for change in changes:
             if change.name == "seed":
                 try:
                     table["seed"].check(change.value)
-                except parameters.ParameterError as error:
+                except ParameterError as error:
                     return SetParametersResult(successful=False, reason=str(error))
                 self._next_seed = change.value
             elif change.name in table:
@@ -184,7 +185,7 @@ def _transform(child: str, parent: str, pose: Pose, stamp_ns: int) -> TransformS
 
 def main(args=None) -> int:
     """Entry point."""
-    return run(SimNode, args, refusals=(parameters.ParameterError, RenderError))
+    return run(SimNode, args, refusals=(ParameterError, RenderError))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,217 @@
+"""One bag from its first message to its last, all variants side by side; each picture is decoded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from grids_ros.data.source import BagError, Source
+from grids_ros.datatypes import NANOSECONDS
+from grids_ros.replay import variants as loading
+from grids_ros.replay.film import Film, Still
+from grids_ros.replay.look import Flow
+from grids_ros.replay.recorded import Recorded
+from grids_ros.replay.run import Run
+from grids_ros.replay.settings import Settings, find_topics
+from grids_ros.replay.tally import Tally
+from grids_ros.replay.ticks import Clockwork, Span, Tick
+from grids_ros.replay.variants import Variant
+from grids_ros.replay.written import Annotated
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to replay, and how; travels to a process of its own.
+
+    ranges: (start, stop) in seconds from the bag's first message; empty: all of it. latency_s: None: as measured.
+    instruction: in place of the bag's topic, or empty. markers: topic that separates episodes, or empty. probe: words
+    to test the policy's hearing with, or empty for those it was trained with. threads: of torch, 0 for its own choice.
+    film, copy: files to write; copy None for no new bag.
+    """
+
+    bag: Path
+    variants: tuple[Variant, ...]
+    settings: Settings
+    ranges: tuple[tuple[float, float], ...]
+    latency_s: float | None
+    instruction: str
+    markers: str
+    probe: str
+    threads: int
+    film: Path
+    copy: Path | None
+    place: int = 0  # of its progress bar
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Where an episode was; times in seconds from the bag's first message."""
+
+    number: int
+    instruction: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a Job. tallies: label to episode number to Tally. notes: what the reader of a report should know."""
+
+    name: str
+    topics: dict[str, str]
+    reference: str
+    duration_s: float
+    episodes: tuple[Episode, ...]
+    tallies: dict[str, dict[int, Tally]]
+    stills: tuple[Still, ...]
+    notes: tuple[str, ...]
+    loss: str
+    wall_s: float
+    model_s: float
+
+
+def replay(job: Job) -> Result:
+    """Raises BagError for a bag that cannot be replayed, CheckpointError for a policy that cannot be loaded."""
+    import torch
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    device, steps = job.settings.policy["device"], job.settings.policy["denoising_steps"]
+    loaded = {variant.label: loading.load(variant, device, steps or None) for variant in job.variants}
+    for policy, _ in loaded.values():
+        policy.warm_up()
+    cameras = tuple(dict.fromkeys(name for policy, _ in loaded.values() for name in policy.cameras))
+    with Source(job.bag) as source:
+        if source.empty:
+            raise BagError(f"{job.bag} is empty{f': {source.loss}' if source.loss else ''}")
+        return _Replay(job, source, loaded, cameras).result()
+
+
+class _Replay:
+    """The state of one bag's replay."""
+
+    def __init__(self, job: Job, source: Source, loaded: dict, cameras: Sequence[str]):
+        self._job, self._source, self._cameras = job, source, cameras
+        self._topics = find_topics(source, job.settings, cameras, job.instruction, job.markers)
+        self._zero_ns = source.start_ns
+        self._recorded = Recorded(tuple(self._topics), job.settings.policy["finger_joints"])
+        self._runs = {
+            label: Run(
+                policy,
+                job.settings,
+                self._recorded,
+                job.latency_s,
+                (job.probe,) if job.probe else words,
+                self._zero_ns,
+            )
+            for label, (policy, words) in loaded.items()
+        }
+        self._flows = {camera: Flow() for camera in cameras}
+        self._episodes: dict[int, Episode] = {}
+        self._sizes: dict[str, set] = {camera: set() for camera in cameras}
+        self._jumps = 0
+
+    def result(self) -> Result:
+        started = time.perf_counter()
+        job, rate = self._job, self._job.settings.policy["rate_hz"]
+        clockwork = Clockwork(self._source, self._topics, self._cameras, job.settings.policy)
+        spans = self._spans()
+        total = sum(span.stop_ns - span.start_ns for span in spans) / NANOSECONDS
+        with ExitStack() as stack:
+            film = stack.enter_context(Film(job.film, rate, self._cameras, tuple(self._runs), self._zero_ns))
+            copy = stack.enter_context(self._annotated()) if job.copy else None
+            form = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of bag [{elapsed}<{remaining}, {rate_fmt}]"
+            bar = stack.enter_context(
+                tqdm(total=total, desc=job.bag.name, unit="s", bar_format=form, position=job.place, mininterval=0.5)
+            )
+            for span in spans:
+                for tick in clockwork.ticks(span):
+                    self._tick(tick, film, copy)
+                    bar.update(min(1.0 / rate, bar.total - bar.n))
+            for run in self._runs.values():
+                run.finish()
+            film.wait()
+            if copy:
+                copy.originals(self._source, spans)
+        return Result(
+            name=job.bag.name,
+            topics=dict(sorted(self._topics.items())),
+            reference=self._recorded.motion,
+            duration_s=round(total, 3),
+            episodes=tuple(self._episodes[number] for number in sorted(self._episodes)),
+            tallies={label: run.episodes for label, run in self._runs.items()},
+            stills=tuple(film.stills),
+            notes=tuple(self._notes()),
+            loss=self._source.loss,
+            wall_s=time.perf_counter() - started,
+            model_s=sum(run.model_s for run in self._runs.values()),
+        )
+
+    def _annotated(self) -> Annotated:
+        policy = self._job.settings.policy
+        return Annotated(self._job.copy, policy["base_frame"], policy["tool_frame"], tuple(self._runs))
+
+    def _spans(self) -> list[Span]:
+        """Raises BagError for a range that lies outside of the bag."""
+        said = self._job.instruction or None
+        length_s = (self._source.end_ns - self._zero_ns) / NANOSECONDS
+        for start, stop in self._job.ranges:
+            if start >= length_s:
+                raise BagError(f"--range {start:g}:{stop:g} begins after the end of {self._job.bag}: {length_s:.1f} s")
+        ranges = self._job.ranges or ((0.0, length_s),)
+        return [
+            Span(self._zero_ns + round(a * NANOSECONDS), self._zero_ns + round(min(b, length_s) * NANOSECONDS), said)
+            for a, b in ranges
+        ]
+
+    def _tick(self, tick: Tick, film: Film, copy: Annotated | None) -> None:
+        for role, received_ns, message in tick.arrived:
+            self._recorded.add(role, received_ns, message)
+        self._jumps += tick.back
+        if tick.episode >= 0:
+            self._mark(tick)
+        flows = self._flow(tick)
+        outputs = {}
+        for label, run in self._runs.items():
+            output = run.tick(tick, flows)
+            if output is not None:
+                outputs[label] = output
+        if tick.observation is not None and tick.episode >= 0:
+            film.add(tick, outputs)
+            if copy:
+                copy.add(tick, outputs, tick.frames)
+
+    def _flow(self, tick: Tick) -> dict:
+        """Camera to how its picture moved since the last tick; nothing across a tick without pictures."""
+        if tick.observation is None:
+            for flow in self._flows.values():
+                flow.forget()
+            return {}
+        for camera, image in tick.observation.images.items():
+            self._sizes[camera].add(image.shape[:2])
+        return {camera: self._flows[camera].to(image) for camera, image in tick.observation.images.items()}
+
+    def _mark(self, tick: Tick) -> None:
+        at_s = round((tick.now_ns - self._zero_ns) / NANOSECONDS, 3)
+        known = self._episodes.get(tick.episode)
+        start_s = known.start_s if known else at_s
+        self._episodes[tick.episode] = Episode(tick.episode, tick.instruction, start_s, at_s)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._jumps:
+            notes.append(f"the clock jumped back {self._jumps} times; replay started afresh there")
+        for camera, sizes in self._sizes.items():
+            if len(sizes) > 1:
+                listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+                notes.append(f"images of camera {camera!r} changed size: {listed}")
+        if not self._episodes:
+            notes.append("no episode: the instruction is empty throughout")
+        if self._recorded.motion == "current_pose":
+            notes.append("no target_pose in the bag: chunks are held against the measured motion")
+        return notes

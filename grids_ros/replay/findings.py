@@ -1,0 +1,101 @@
+"""The figures in plain words: what somebody who is about to connect the arm should know first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GOOD, FAIR, BAD = "good", "fair", "bad"
+DEAF_MM = 5.0  # a chunk that another instruction changes by less than this hardly hears
+JERKY = 3.0  # times the recorded jerk
+LIMITED = 0.05  # share of ticks at which a limit acts that is worth a word
+NARROW = 0.05  # spread of the coordinates below which they look at one place; fraction of the image
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: GOOD, FAIR or BAD."""
+
+    level: str
+    text: str
+
+
+def findings(figures: dict, timings: dict) -> list[Finding]:
+    """Of one variant's overall figures; nothing is said about what could not be measured."""
+    if not figures["inferences"]:
+        return [Finding(BAD, "Nothing was inferred: the policy never had an observation.")]
+    said = [_motion(figures), _smooth(figures), _hears(figures), *_looks(figures), _limits(figures), _time(timings)]
+    return [finding for finding in said if finding]
+
+
+def _motion(figures: dict) -> Finding | None:
+    off, still = figures["position_mm"]["mean"], figures["still_mm"]["mean"]
+    if off is None:
+        return Finding(BAD, "No step could be scored: the recorded motion does not cover the chunks.")
+    if still < 1.0:
+        return Finding(FAIR, f"{off:.1f} mm off on average, but the recorded arm hardly moved ({still:.1f} mm).")
+    share = 1.0 - off / still
+    text = f"{off:.1f} mm off on average; an arm that stands still would be {still:.1f} mm off"
+    if share <= 0.0:
+        return Finding(BAD, f"{text}. The policy is worse than doing nothing.")
+    return Finding(GOOD if share > 0.5 else FAIR, f"{text}: {share:.0%} of the recorded motion is predicted.")
+
+
+def _smooth(figures: dict) -> Finding | None:
+    chunks, recorded = figures["jerk_m_s3"]["chunks"], figures["jerk_m_s3"]["recorded"]
+    if chunks is None or not recorded:
+        return None
+    ratio = chunks / recorded
+    return Finding(FAIR if ratio > JERKY else GOOD, f"Chunks have {ratio:.1f} times the jerk of the recorded motion.")
+
+
+def _hears(figures: dict) -> Finding | None:
+    change = figures["instruction"]["change_mm"]
+    if change is None:
+        return None
+    right, other = figures["instruction"]["right_error_mm"], figures["instruction"]["error_mm"]
+    text = f"Another instruction on the same frames moves the chunk by {change:.1f} mm"
+    if right is not None and other is not None:
+        text += f" (error {right:.0f} mm with the right one, {other:.0f} mm with the other)"
+    deaf = change < DEAF_MM
+    return Finding(BAD if deaf else GOOD, text + (": the policy hardly hears what it is told." if deaf else "."))
+
+
+def _looks(figures: dict) -> list[Finding]:
+    said = []
+    for camera, of in figures["coordinates"].items():
+        if of["collapsed"]:
+            said.append(
+                Finding(BAD, f"Camera {camera}: the sampled points sit in a corner {of['collapsed']:.0%} of the time.")
+            )
+        elif of["spread"] is not None and of["spread"] < NARROW:
+            said.append(Finding(FAIR, f"Camera {camera}: all sampled points look at nearly the same place."))
+        elif of["moved"] is not None:
+            said.append(
+                Finding(
+                    GOOD,
+                    f"Camera {camera}: sampled points move {of['moved']:.1%} of the image per frame, "
+                    f"the picture beneath them {of['picture']:.1%}.",
+                )
+            )
+    return said
+
+
+def _limits(figures: dict) -> Finding | None:
+    shares = figures["limits"]["share_of_ticks"]
+    if shares["any"] < LIMITED:
+        return Finding(GOOD, f"The safety limits would have acted at {shares['any']:.1%} of the follower's ticks.")
+    worst = max(("lead", "workspace", "speed"), key=shares.get)
+    return Finding(
+        FAIR,
+        f"The safety limits would have acted at {shares['any']:.0%} of the follower's ticks, most often {worst}; "
+        f"they cut up to {figures['limits']['largest_cut_mm']:.0f} mm.",
+    )
+
+
+def _time(timings: dict) -> Finding | None:
+    if not timings:
+        return None
+    p99, misses, rate = timings["inference_ms"]["p99"], timings["deadline_misses"], timings["rate_hz"]
+    late = f"{misses} would have missed their deadline at {rate:g} Hz"
+    text = f"99 of 100 inferences took at most {p99:.0f} ms here; {late}."
+    return Finding(BAD if misses else GOOD, text)

@@ -1,0 +1,130 @@
+"""What the nodes would run with, from their own parameter file, and where its topics are in a bag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from grids_ros.control.follower import FollowerConfig
+from grids_ros.data.bags import IMAGE_TYPES
+from grids_ros.data.source import BagError, Source
+from grids_ros.intake import COMPRESSED, image_topics
+from grids_ros.parameters import FOLLOWER, POLICY, ParameterError, check_name, follower_config
+
+NODES = {"grids_policy": POLICY, "grids_follower": FOLLOWER}
+ASSIGN = ":="
+TYPES = {
+    "instruction": ("std_msgs/msg/String",),
+    "current_pose": ("geometry_msgs/msg/PoseStamped",),
+    "joint_states": ("sensor_msgs/msg/JointState",),
+    "target_pose": ("geometry_msgs/msg/PoseStamped",),
+    "gripper_command": ("std_msgs/msg/Float64MultiArray",),
+}
+OPTIONAL = ("target_pose", "gripper_command")  # without them the measured motion and opening are the reference
+
+
+@dataclass(frozen=True)
+class Settings:
+    """policy: the policy node's parameters. follower: what the follower would be. remaps: topic to topic."""
+
+    policy: Mapping[str, object]
+    follower: FollowerConfig
+    remaps: Mapping[str, str]
+
+
+def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
+    """`a:=b` to {a: b}. Raises ParameterError for anything else."""
+    pairs = {}
+    for text in texts:
+        left, sign, right = text.partition(ASSIGN)
+        if not (left and sign and right):
+            raise ParameterError(f"{option} {text!r}: expected from{ASSIGN}to, such as current_pose{ASSIGN}/arm/pose")
+        pairs[left.lstrip("/")] = right
+    return pairs
+
+
+def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, str]) -> Settings:
+    """file: as the nodes take it (`params_file`), or None for the defaults. overrides: name to a value in YAML.
+
+    An override goes to each of the two nodes that has a parameter of that name. Raises ParameterError.
+    """
+    written = _parameters(file) if file else {}
+    given = {name: yaml.safe_load(value) for name, value in overrides.items()}
+    known = {parameter.name for table in NODES.values() for parameter in table}
+    for name in given:
+        if name not in known:
+            check_name(name, (*POLICY, *FOLLOWER), "replay")
+    read_for = {}
+    for node, table in NODES.items():
+        values = {**written.get(node, {}), **given}
+        for name in written.get(node, {}):
+            check_name(name, table, node)
+        read_for[node] = {p.name: p.check(values[p.name]) if p.name in values else p.default for p in table}
+    try:
+        follower = follower_config(read_for["grids_follower"])
+    except ValueError as error:
+        raise ParameterError(f"parameters of grids_follower contradict each other: {error}") from error
+    return Settings(read_for["grids_policy"], follower, remaps)
+
+
+def _parameters(file: Path) -> dict[str, dict]:
+    """Node to its parameters in the file. Raises ParameterError."""
+    try:
+        sections = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ParameterError(f"cannot read parameters from {file}: {error}") from error
+    if not isinstance(sections, dict):
+        raise ParameterError(f"{file} holds no parameters: expected /**/grids_policy: ros__parameters: ...")
+    found = {}
+    for section, content in sections.items():
+        node = str(section).rpartition("/")[2]
+        if node in NODES:
+            found[node] = (content or {}).get("ros__parameters", {})
+    if not found:
+        raise ParameterError(f"{file} has sections {list(sections)}, expected one for {' or '.join(NODES)}")
+    return found
+
+
+def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said: str, markers: str) -> dict[str, str]:
+    """Role ("image:<camera>", "marker", or a key of TYPES) to its topic in the bag, without a leading slash.
+
+    said: the instruction given by the caller; the bag then needs none. markers: topic whose messages separate
+    episodes, or empty. Raises BagError for what is missing or of another type, and lists what the bag has.
+    """
+    held = source.held
+    wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy["camera_topics"], cameras).items()}
+    wanted.update({role: role for role in TYPES if not (role == "instruction" and said)})
+    if markers:
+        wanted["marker"] = markers
+    topics, missing = {}, {}
+    for role, name in wanted.items():
+        topic = settings.remaps.get(name.lstrip("/"), name).lstrip("/")
+        if role.startswith("image:") and topic not in held and topic + COMPRESSED in held:
+            topic += COMPRESSED  # where image_transport publishes it
+        if topic in held:
+            topics[role] = topic
+        elif role not in OPTIONAL:
+            missing[role] = topic
+    if missing:
+        hint = f"Name yours with --remap {wanted[next(iter(missing))]}{ASSIGN}/topic"
+        if "instruction" in missing:
+            hint += ', or say what was done with --instruction "..."'
+        listed = ", ".join(missing.values())
+        raise BagError(f"{source.path} has no messages on {listed}; it has {source.described()}. {hint}")
+    _check_types(source, topics)
+    for role, topic in topics.items():
+        twice = [other for other in topics if other != role and topics[other] == topic]
+        if twice:
+            raise BagError(f"{source.path}: {topic} cannot be both {role} and {twice[0]}: change a --remap")
+    return topics
+
+
+def _check_types(source: Source, topics: Mapping[str, str]) -> None:
+    for role, topic in topics.items():
+        expected = IMAGE_TYPES if role.startswith("image:") else TYPES.get(role, ())
+        for connection in source.held[topic]:
+            if expected and connection.msgtype not in expected:
+                raise BagError(f"{source.path}: {topic} is {connection.msgtype}, expected {' or '.join(expected)}")

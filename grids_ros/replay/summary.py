@@ -1,0 +1,132 @@
+"""From tallies to summary.json: the same bag gives the same file, except under "timings"; and two of them compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from grids_ros.replay.bag import Result
+from grids_ros.replay.tally import Tally
+
+VERSION = 1
+# What a regression is judged by: the path in an `overall`, and a floor below which a difference means nothing.
+# More is worse in all of them.
+GATES = (
+    (("position_mm", "mean"), 0.1),
+    (("position_mm", "p95"), 0.1),
+    (("rotation_deg", "mean"), 0.05),
+    (("gripper_mm", "mean"), 0.1),
+    (("jerk_m_s3", "chunks"), 0.1),
+    (("chunk_to_chunk", "mm"), 0.1),
+    (("chunk_to_chunk", "deg"), 0.05),
+    (("limits", "share_of_ticks", "any"), 0.005),
+    (("limits", "held_share"), 0.005),
+)
+
+
+class BaselineError(ValueError):
+    """A baseline that cannot be compared with: says why."""
+
+
+def added(tallies: Sequence[Tally]) -> Tally:
+    """The sum, in a new Tally."""
+    total = Tally()
+    for tally in tallies:
+        total += tally
+    return total
+
+
+def summarise(results: Sequence[Result], labels: Sequence[str], rate_hz: float, latency: str) -> dict:
+    """Everything of a replay, by bag, variant and episode."""
+    totals = {label: added([t for r in results for t in r.tallies[label].values()]) for label in labels}
+    return {
+        "version": VERSION,
+        "rate_hz": rate_hz,
+        "latency": latency,
+        "bags": [_bag(result) for result in results],
+        "overall": {label: total.figures() for label, total in totals.items()},
+        "episodes": {
+            label: [
+                {"bag": result.name, "episode": number, **tally.figures()}
+                for result in results
+                for number, tally in sorted(result.tallies[label].items())
+            ]
+            for label in labels
+        },
+        "timings": {
+            "variants": {label: total.timings(rate_hz) for label, total in totals.items()},
+            **_cost(results),
+        },
+    }
+
+
+def _cost(results: Sequence[Result]) -> dict:
+    """What replay itself took: in all, and beyond the models as a share of their time."""
+    wall_s, model_s = sum(r.wall_s for r in results), sum(r.model_s for r in results)
+    share = round((wall_s - model_s) / model_s, 4) if model_s else None
+    return {"wall_s": round(wall_s, 2), "model_s": round(model_s, 2), "beyond_the_model": share}
+
+
+def _bag(result: Result) -> dict:
+    return {
+        "name": result.name,
+        "duration_s": result.duration_s,
+        "topics": result.topics,
+        "reference": result.reference,
+        "episodes": [vars(episode) for episode in result.episodes],
+        "notes": list(result.notes),
+        "loss": result.loss,
+    }
+
+
+def write(summary: dict, path: Path) -> None:
+    path.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def read_baseline(path: Path) -> dict:
+    """Raises BaselineError for what is no summary of this version."""
+    try:
+        baseline = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BaselineError(f"cannot read the baseline {path}: {error}") from error
+    if not isinstance(baseline, dict) or baseline.get("version") != VERSION or "overall" not in baseline:
+        raise BaselineError(f"{path} is no summary.json of version {VERSION}")
+    return baseline
+
+
+def regressions(summary: dict, baseline: dict, tolerance: float) -> list[str]:
+    """What is worse than the baseline by more than `tolerance` (0.1: by a tenth), in words.
+
+    Variants are matched by their label; one alone on each side is matched whatever its label. A figure that the
+    baseline has and this run has not is worse. Raises BaselineError when no variant matches.
+    """
+    pairs = list(_matched(summary["overall"], baseline["overall"]))
+    found = []
+    for label, now, then in pairs:
+        for path, floor in GATES:
+            name, new, old = ".".join(path), _at(now, path), _at(then, path)
+            if old is None:
+                continue
+            if new is None:
+                found.append(f"{label}: {name} was {old:g} and could not be measured")
+            elif new > old * (1.0 + tolerance) + floor:
+                found.append(f"{label}: {name} is {new:g}, was {old:g}")
+    return found
+
+
+def _matched(now: dict, then: dict) -> Iterator[tuple[str, dict, dict]]:
+    if len(now) == len(then) == 1:
+        yield next(iter(now)), next(iter(now.values())), next(iter(then.values()))
+        return
+    both = [label for label in now if label in then]
+    if not both:
+        raise BaselineError(f"the baseline has {', '.join(then)}; this run has {', '.join(now)}")
+    for label in both:
+        yield label, now[label], then[label]
+
+
+def _at(values: dict, path: Sequence[str]) -> float | None:
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values

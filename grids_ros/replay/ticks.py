@@ -1,0 +1,152 @@
+"""The node's inference ticks on the bag's clock: at each, what the policy would have seen, or why it would not.
+
+A tick sees what was received up to its instant. Between two ticks messages wait as they do in the node's inboxes:
+the newest image of each camera, the last second or so of poses and joint states.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from grids_ros.data.source import Source
+from grids_ros.datatypes import NANOSECONDS, Observation
+from grids_ros.intake import HISTORY, Intake
+from grids_ros.observation import NotReady
+
+BEFORE_NS = 2 * NANOSECONDS  # read before a span, as the node would have been running by then
+AFTER_NS = 5 * NANOSECONDS  # read after it: what was recorded then judges the last chunks
+PAUSE_NS = 10 * NANOSECONDS  # without a single message: the clock is taken on in one step
+BACK_NS = NANOSECONDS // 2  # a clock that goes back by more was set anew
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a bag to be scored, by time of reception [ns], both ends included.
+
+    instruction: what is to be done throughout; None: as the bag's topic says.
+    """
+
+    start_ns: int
+    stop_ns: int
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """One instant at which the node would start to infer.
+
+    episode: counts from 0; -1 outside of any. arrived: role, time of reception [ns] and message of everything since
+    the last tick, in order. observation: None when `reasons` say why there is none. frames: camera to the frame
+    of its images. back: the clock jumped back.
+    """
+
+    now_ns: int
+    episode: int
+    instruction: str
+    arrived: Sequence[tuple[str, int, object]]
+    observation: Observation | None
+    reasons: tuple[str, ...]
+    frames: Mapping[str, str]
+    back: bool = False
+
+
+class Clockwork:
+    """Ticks out of messages. `episodes` is where counting goes on in the next span of the same bag."""
+
+    def __init__(self, source: Source, topics: Mapping[str, str], cameras: Sequence[str], settings: Mapping):
+        self._source, self._cameras, self._settings = source, tuple(cameras), settings
+        self._role_of = {f"/{topic}": role for role, topic in topics.items()}
+        held = source.held
+        self._connections = {role: held[topic] for role, topic in topics.items()}
+        self._period_ns = round(NANOSECONDS / settings["rate_hz"])
+        self.episodes = 0
+
+    def ticks(self, span: Span) -> Iterator[Tick]:
+        """Every tick in the span, and after it ticks without an observation while the recording still judges.
+
+        Each span starts like a node that was started `BEFORE_NS` before it.
+        """
+        state = _State(Intake(self._cameras, self._settings), self._instruction_at(span), self.episodes)
+        at_ns = span.start_ns + self._period_ns
+        last_ns = None
+        for role, received_ns, message in self._messages(span):
+            if last_ns is not None and received_ns < last_ns - BACK_NS:
+                yield state.tick(at_ns, judged_only=True, back=True)
+                at_ns = received_ns + self._period_ns
+            last_ns = received_ns
+            while at_ns < received_ns:
+                yield state.tick(at_ns, judged_only=at_ns > span.stop_ns)
+                idle = received_ns - at_ns
+                at_ns += self._period_ns * max(1, idle // self._period_ns if idle > PAUSE_NS else 1)
+            state.add(role, received_ns, message)
+        yield state.tick(at_ns, judged_only=at_ns > span.stop_ns)
+        self.episodes = state.episodes
+
+    def _messages(self, span: Span) -> Iterator[tuple[str, int, object]]:
+        """Role, time of reception and message, of the span and of what lies around it."""
+        wanted = [connection for connections in self._connections.values() for connection in connections]
+        if span.instruction is not None:
+            wanted = [c for c in wanted if self._role_of["/" + c.topic.lstrip("/")] != "instruction"]
+        start_ns = max(0, span.start_ns - BEFORE_NS)
+        for connection, received_ns, message in self._source.messages(wanted, start_ns, span.stop_ns + AFTER_NS):
+            yield self._role_of["/" + connection.topic.lstrip("/")], received_ns, message
+
+    def _instruction_at(self, span: Span) -> str:
+        """What a node started at the span's beginning would be told: the topic is latched."""
+        if span.instruction is not None:
+            return span.instruction
+        words = ""
+        before = max(0, span.start_ns - BEFORE_NS)
+        for _, _, message in self._source.messages(self._connections["instruction"], None, before):
+            words = message.data.strip()
+        return words
+
+
+class _State:
+    """What is known between two ticks. `episodes` counts those that had a tick."""
+
+    def __init__(self, intake: Intake, instruction: str, first_episode: int):
+        self._intake, self._instruction = intake, instruction
+        self._images: dict[str, object] = {}
+        self._poses, self._joints = deque(maxlen=HISTORY), deque(maxlen=HISTORY)
+        self._arrived: list[tuple[str, int, object]] = []
+        self._new = True
+        self.episodes = first_episode
+
+    def add(self, role: str, received_ns: int, message) -> None:
+        if role == "instruction":
+            if message.data.strip() != self._instruction:
+                self._instruction = message.data.strip()
+                self._new = True
+        elif role == "marker":
+            self._new = True
+        elif role.startswith("image:"):
+            self._images[role.removeprefix("image:")] = message
+        else:
+            self._arrived.append((role, received_ns, message))
+            waiting = {"current_pose": self._poses, "joint_states": self._joints}.get(role)
+            if waiting is not None:
+                waiting.append(message)
+
+    def tick(self, now_ns: int, judged_only: bool, back: bool = False) -> Tick:
+        """judged_only: past the span's end, where nothing is inferred any more."""
+        arrived, self._arrived = self._arrived, []
+        self._intake.take(self._images, _drained(self._poses), _drained(self._joints))
+        self._images = {}
+        observation, reasons, episode = None, (), -1
+        if not judged_only and self._instruction:
+            self.episodes += self._new
+            self._new, episode = False, self.episodes - 1
+            try:
+                observation = self._intake.observe(self._instruction, now_ns)
+            except NotReady as error:
+                reasons = error.reasons
+        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, self._intake.frames, back)
+
+
+def _drained(waiting: deque) -> Iterable:
+    messages = list(waiting)
+    waiting.clear()
+    return messages

@@ -1,0 +1,166 @@
+"""A new bag: the original topics as they were, and beside them what the nodes would have published.
+
+With several variants each has a namespace of its own, such as /demo_K_4/action_chunk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
+from rosbags.typesys import Stores, get_typestore
+
+from grids_ros import overlay
+from grids_ros.data.bags import BAG_VERSION
+from grids_ros.data.source import BagError, Source
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput
+from grids_ros.messages import GRIPPER_JOINT
+from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span, Tick
+from grids_ros.shown import COLOURS, LIFETIME_S, SPHERE_M, on_plane
+
+SPHERE_LIST = 7  # visualization_msgs/Marker.SPHERE_LIST
+MADE = ("action_chunk", "gripper_chunk", "sampled_points", "overlay/")
+
+
+class Annotated:
+    """A bag that grows tick by tick. A context manager."""
+
+    def __init__(self, path: Path, base_frame: str, tool_frame: str, labels: Sequence[str]):
+        """Raises BagError when `path` exists."""
+        if path.exists():
+            raise BagError(f"{path} exists already; remove it, or choose another --out")
+        self._base, self._tool = base_frame, tool_frame
+        self._spaces = {label: re.sub(r"\W+", "_", label) + "/" if len(labels) > 1 else "" for label in labels}
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._connections: dict[str, object] = {}
+        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+
+    def __enter__(self) -> Annotated:
+        self._writer.open()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._writer.close()
+
+    def add(self, tick: Tick, outputs: Mapping[str, PolicyOutput], frames: Mapping[str, str]) -> None:
+        """What was inferred at a tick, by label. frames: camera to the frame of its images."""
+        for label, output in outputs.items():
+            space, stamp_ns = self._spaces[label], tick.observation.stamp_ns
+            poses, gripper = self._chunk(output.chunk)
+            self._write(f"{space}action_chunk", tick.now_ns, poses)
+            self._write(f"{space}gripper_chunk", tick.now_ns, gripper)
+            spheres = [
+                self._spheres(index, name, points, self._header(stamp_ns, frames[name]))
+                for index, (name, points) in enumerate(output.coordinates.items())
+            ]
+            self._write(f"{space}sampled_points", tick.now_ns, self._new("visualization_msgs/msg/MarkerArray", spheres))
+            for name, points in output.coordinates.items():
+                drawn = overlay.draw(tick.observation.images[name], points, caption=tick.instruction)
+                image = self._image(drawn, self._header(stamp_ns, frames[name]))
+                self._write(f"{space}overlay/{name}/image_raw", tick.now_ns, image)
+
+    def originals(self, source: Source, spans: Sequence[Span]) -> None:
+        """Copy the bag's messages of these spans, but for topics that were made anew."""
+        made = {connection.topic for connection in self._connections.values()}
+        for topic, connections in source.held.items():
+            if f"/{topic}" in made:
+                continue
+            for connection in connections:
+                self._copy(source, connection, spans)
+
+    def _copy(self, source: Source, connection, spans: Sequence[Span]) -> None:
+        copy = None
+        for span in spans:
+            start_ns, stop_ns = max(0, span.start_ns - BEFORE_NS), span.stop_ns + AFTER_NS
+            if connection.topic.lstrip("/") == "instruction":
+                start_ns = None  # latched: what was said before the span holds in it
+            for _, at_ns, data in source.raw([connection], start_ns, stop_ns):
+                if copy is None:
+                    copy = self._connection_like(connection, source)
+                self._writer.write(copy, at_ns, data)
+
+    def _connection_like(self, connection, source: Source):
+        return self._writer.add_connection(
+            connection.topic,
+            connection.msgtype,
+            typestore=source.types,
+            offered_qos_profiles=connection.ext.offered_qos_profiles,
+        )
+
+    def _write(self, topic: str, at_ns: int, message) -> None:
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                f"/{topic}", message.__msgtype__, typestore=self._store
+            )
+        data = self._store.serialize_cdr(message, message.__msgtype__)
+        self._writer.write(self._connections[topic], at_ns, data)
+
+    def _new(self, name: str, *fields):
+        return self._store.types[name](*fields)
+
+    def _header(self, stamp_ns: int, frame: str):
+        return self._new("std_msgs/msg/Header", self._time("Time", stamp_ns), frame)
+
+    def _time(self, kind: str, ns: int):
+        return self._new(f"builtin_interfaces/msg/{kind}", *divmod(int(ns), NANOSECONDS))
+
+    def _chunk(self, chunk: ActionChunk) -> tuple:
+        """`action_chunk` and `gripper_chunk`, as the policy node publishes them."""
+        header = self._header(chunk.stamp_ns, self._base)
+        poses, gripper, none = [], [], np.zeros(0)
+        for seconds, position, quaternion, opening in zip(
+            chunk.times, chunk.positions, chunk.quaternions, chunk.gripper, strict=True
+        ):
+            due = self._time("Duration", round(float(seconds) * NANOSECONDS))
+            moved = self._new("geometry_msgs/msg/Vector3", *map(float, position))
+            turned = self._new("geometry_msgs/msg/Quaternion", *map(float, quaternion))
+            transform = self._new("geometry_msgs/msg/Transform", moved, turned)
+            poses.append(self._new("trajectory_msgs/msg/MultiDOFJointTrajectoryPoint", [transform], [], [], due))
+            point = (np.array([float(opening)]), none, none, none, due)
+            gripper.append(self._new("trajectory_msgs/msg/JointTrajectoryPoint", *point))
+        return (
+            self._new("trajectory_msgs/msg/MultiDOFJointTrajectory", header, [self._tool], poses),
+            self._new("trajectory_msgs/msg/JointTrajectory", header, [GRIPPER_JOINT], gripper),
+        )
+
+    def _image(self, rgb: np.ndarray, header):
+        height, width = rgb.shape[:2]
+        return self._new("sensor_msgs/msg/Image", header, height, width, "rgb8", 0, 3 * width, rgb.reshape(-1))
+
+    def _spheres(self, index: int, name: str, coordinates: np.ndarray, header):
+        """As the policy node draws them for a camera without CameraInfo."""
+        point, vector = self._store.types["geometry_msgs/msg/Point"], self._store.types["geometry_msgs/msg/Vector3"]
+        pose = self._new(
+            "geometry_msgs/msg/Pose",
+            point(0.0, 0.0, 0.0),
+            self._new("geometry_msgs/msg/Quaternion", 0.0, 0.0, 0.0, 1.0),
+        )
+        colour = self._new("std_msgs/msg/ColorRGBA", *COLOURS[index % len(COLOURS)], 1.0)
+        mesh = self._new("visualization_msgs/msg/MeshFile", "", np.zeros(0, np.uint8))
+        texture = self._new("sensor_msgs/msg/CompressedImage", self._header(0, ""), "", np.zeros(0, np.uint8))
+        return self._store.types["visualization_msgs/msg/Marker"](
+            header=header,
+            ns=f"sampled_points/{name}",
+            id=0,
+            type=SPHERE_LIST,
+            action=0,
+            pose=pose,
+            scale=vector(SPHERE_M, SPHERE_M, SPHERE_M),
+            color=colour,
+            lifetime=self._time("Duration", LIFETIME_S * NANOSECONDS),
+            frame_locked=False,
+            points=[point(*place) for place in on_plane(coordinates, None).tolist()],
+            colors=[],
+            texture_resource="",
+            texture=texture,
+            uv_coordinates=[],
+            text="",
+            mesh_resource="",
+            mesh_file=mesh,
+            mesh_use_embedded_materials=False,
+        )

@@ -1,0 +1,274 @@
+"""`python -m grids_ros replay` from the command line to its files, and every way it may end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from recording import PERIOD, SPEED, START, foreign, picture, write_recording, write_step
+from rosbags.highlevel import AnyReader
+from tiny import save_tiny
+
+from grids_ros.data.bags import BagWriter
+from grids_ros.data.source import Source
+from grids_ros.datatypes import Observation, Pose
+from grids_ros.policy.runtime import Policy
+from grids_ros.replay import variants
+from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, main
+from grids_ros.replay.film import STILLS, Film
+from grids_ros.replay.settings import find_topics, read
+from grids_ros.replay.ticks import Clockwork, Span
+
+HORIZON = 6  # of the tiny policy
+PROBED = ("--other-instruction", "lift the green cube")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    words = ("lift the red cube", "lift the blue cube")
+    return write_recording(tmp_path_factory.mktemp("bag") / "arm", seconds=3.0, words=words)
+
+
+def replay(out, *arguments) -> tuple[int, dict]:
+    """Exit code and summary; an empty one where none was written."""
+    code = main([*map(str, arguments), "--out", str(out), "-p", "threads:=1"])
+    path = out / "summary.json"
+    return code, json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, bag, checkpoint):
+    """One plain run that several tests look at."""
+    out = tmp_path_factory.mktemp("out")
+    code, summary = replay(
+        out, bag, "--checkpoint", checkpoint, "--write-bag", "--other-instruction", "lift the green cube"
+    )
+    assert code == SCORED
+    return out, summary
+
+
+def test_the_summary_has_both_episodes_and_what_standing_still_would_cost(scored):
+    _, summary = scored
+    (about,) = summary["bags"]
+    assert [episode["instruction"] for episode in about["episodes"]] == ["lift the red cube", "lift the blue cube"]
+    assert about["reference"] == "target_pose" and not about["loss"] and not about["notes"]
+    overall = summary["overall"]["tiny"]
+    assert overall["inferences"] == 29 and len(summary["episodes"]["tiny"]) == 2
+    first = summary["episodes"]["tiny"][0]["still_mm"]["by_step"]
+    np.testing.assert_allclose(first, 1e3 * SPEED * 0.1 * np.arange(1, HORIZON + 1), rtol=1e-3)
+    assert overall["instruction"]["change_mm"] > 0.0
+    assert set(overall["coordinates"]) == {"base", "wrist"}
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_else(scored):
+    out, _ = scored
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 4 and "data:image/jpeg;base64," in page
+    assert not re.search(r"""(src|href)=["']?(?!data:)\w*[:/]""", page) and "@import" not in page
+    for words in ("lift the blue cube", "standing still", "/camera/base/image_raw/compressed"):
+        assert words in page
+
+
+def test_the_video_has_a_frame_for_every_inference(scored):
+    out, summary = scored
+    with av.open(str(out / "overlay.mp4")) as video:
+        frames = sum(1 for _ in video.decode(video=0))
+    assert frames == summary["overall"]["tiny"]["inferences"]
+
+
+def test_the_new_bag_has_the_original_messages_and_the_chunks_of_the_policy(scored, bag, checkpoint):
+    out, _ = scored
+    with AnyReader([bag]) as old, AnyReader([out / "bag"]) as new:
+        originals = {connection.topic for connection in old.connections}
+        made = {connection.topic for connection in new.connections} - originals
+        assert made == {
+            "/action_chunk",
+            "/gripper_chunk",
+            "/sampled_points",
+            "/overlay/base/image_raw",
+            "/overlay/wrist/image_raw",
+        }
+
+        def content(reader):
+            return sorted((c.topic, at, bytes(data)) for c, at, data in reader.messages() if c.topic in originals)
+
+        assert content(old) == content(new)
+        chunks = {}
+        for connection, _, data in new.messages([c for c in new.connections if c.topic == "/action_chunk"]):
+            message = new.deserialize(data, connection.msgtype)
+            moved = [point.transforms[0].translation for point in message.points]
+            chunks[message.header.stamp.sec * 10**9 + message.header.stamp.nanosec] = [(v.x, v.y, v.z) for v in moved]
+    policy, settings = Policy.load(checkpoint), read(None, {}, {})
+    with Source(bag) as source:
+        clockwork = Clockwork(
+            source, find_topics(source, settings, policy.cameras, "", ""), policy.cameras, settings.policy
+        )
+        ticks = [tick for tick in clockwork.ticks(Span(source.start_ns, source.end_ns)) if tick.observation]
+    assert {tick.observation.stamp_ns for tick in ticks} == set(chunks)
+    chunk = policy.infer(ticks[7].observation).chunk
+    np.testing.assert_array_equal(chunks[chunk.stamp_ns], chunk.positions)
+
+
+def test_the_same_bag_twice_gives_the_same_summary(tmp_path, scored, bag, checkpoint):
+    _, again = replay(tmp_path, bag, "--checkpoint", checkpoint, *PROBED)
+    first = dict(scored[1])
+    del first["timings"], again["timings"]
+    assert first == again
+
+
+def test_token_counts_and_the_dense_model_are_compared_side_by_side(tmp_path, bag, checkpoint):
+    code, summary = replay(tmp_path, bag, "--checkpoint", checkpoint, "--tokens", "4", "2", "dense", "--range", "0:1.5")
+    assert code == SCORED and set(summary["overall"]) == {"tiny K=4", "tiny K=2", "tiny dense"}
+    assert summary["overall"]["tiny dense"]["coordinates"] == {} and summary["overall"]["tiny K=2"]["coordinates"]
+    page = (tmp_path / "report.html").read_text()
+    assert all(label in page for label in summary["overall"])
+
+
+def test_fewer_tokens_are_the_first_of_the_coordinates(checkpoint):
+    observations = Policy.load(checkpoint), variants.load(variants.Variant("two", checkpoint, "2"), "cpu", None)[0]
+    assert [policy.tokens_per_camera for policy in observations] == [4, 2]
+    four, two = (policy.infer(_observation()).coordinates["base"] for policy in observations)
+    np.testing.assert_allclose(two, four[:2], atol=1e-6)
+
+
+def _observation():
+    images = {camera: picture(camera, 3) for camera in ("base", "wrist")}
+    return Observation(0, images, Pose((0.4, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0)), 0.08, "lift the red cube")
+
+
+def test_a_delay_costs_the_ticks_that_come_while_the_policy_is_busy(tmp_path, bag, checkpoint):
+    _, at_once = replay(tmp_path / "a", bag, "--checkpoint", checkpoint, "--range", "0:2.9")
+    _, late = replay(tmp_path / "b", bag, "--checkpoint", checkpoint, "--range", "0:2.9", "--latency", "500")
+    assert at_once["overall"]["tiny"]["inferences"] == 14 and at_once["overall"]["tiny"]["missed_ticks"] == 0
+    assert late["overall"]["tiny"]["inferences"] == 5 and late["overall"]["tiny"]["missed_ticks"] == 9
+
+
+def test_a_baseline_passes_itself_and_fails_what_is_worse(tmp_path, scored, bag, checkpoint, capsys):
+    out, summary = scored
+    arguments = [bag, "--checkpoint", checkpoint, "--range", "0:6", "--tolerance", "0.2"]
+    assert replay(tmp_path / "a", *arguments, "--baseline", out / "summary.json")[0] == SCORED
+    summary = json.loads(json.dumps(summary))
+    summary["overall"]["tiny"]["position_mm"]["mean"] /= 2.0
+    (tmp_path / "better.json").write_text(json.dumps(summary))
+    assert replay(tmp_path / "b", *arguments, "--baseline", tmp_path / "better.json")[0] == WORSE
+    assert "worse than the baseline: tiny: position_mm.mean is" in capsys.readouterr().err
+    assert "Worse than the baseline" in (tmp_path / "b" / "report.html").read_text()
+    (tmp_path / "other.json").write_text("{}")
+    assert replay(tmp_path / "c", *arguments, "--baseline", tmp_path / "other.json")[0] == UNUSABLE
+
+
+def test_several_bags_run_in_processes_and_a_bad_one_does_not_hide_the_good_ones(tmp_path, bag, checkpoint, capfd):
+    copy = shutil.copytree(bag, tmp_path / "copy")
+    (tmp_path / "empty").mkdir()
+    code, summary = replay(
+        tmp_path / "out",
+        bag,
+        copy,
+        tmp_path / "empty",
+        "--checkpoint",
+        checkpoint,
+        "--range",
+        "0:1.5",
+        "--workers",
+        "2",
+    )
+    assert code == NOTHING and "empty is no rosbag2" in capfd.readouterr().err
+    assert [about["name"] for about in summary["bags"]] == ["arm", "copy"]
+    one, two = (entry["position_mm"] for entry in summary["episodes"]["tiny"])
+    assert one == two
+    assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"overlay_arm.mp4", "overlay_copy.mp4"}
+
+
+def test_another_robots_bag_is_scored_against_its_measured_motion(tmp_path, checkpoint):
+    remaps = ["instruction:=/ur/task", "current_pose:=/ur/tcp", "joint_states:=/ur/joints"]
+    remaps += ["camera/base/image_raw:=/zed/left/color", "camera/wrist/image_raw:=/hand/color"]
+    options = [text for remap in remaps for text in ("-r", remap)]
+    options += ["-p", "base_frame:=ur_base_link", "-p", "finger_joints:=[finger, finger]"]
+    code, summary = replay(tmp_path / "out", foreign(tmp_path / "bag"), "--checkpoint", checkpoint, *options)
+    (about,) = summary["bags"]
+    assert code == SCORED and about["reference"] == "current_pose"
+    assert any("measured motion" in note for note in about["notes"])
+    assert summary["overall"]["tiny"]["gripper_mm"]["mean"] is not None
+
+
+def test_a_broken_off_bag_is_scored_as_far_as_it_goes(tmp_path, bag, checkpoint, capsys):
+    copy = shutil.copytree(bag, tmp_path / "copy")
+    (data,) = copy.glob("*.mcap")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size * 7 // 10])
+    code, summary = replay(tmp_path / "out", copy, "--checkpoint", checkpoint)
+    assert code == DAMAGED and summary["overall"]["tiny"]["inferences"] > 5
+    assert "broken off" in summary["bags"][0]["loss"] and "broken off" in capsys.readouterr().err
+    assert "could not be read whole" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_images_of_changing_size_are_scored_and_noted(tmp_path, checkpoint):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.instruction(START - 1000, "lift the red cube")
+        bag.gripper_command(START - 500, 0.08)
+        for step in range(20):
+            write_step(bag, START + step * PERIOD, step)
+            if step == 10:
+                bag.image("base", START + step * PERIOD + 1000, picture("base", step)[:48])
+    code, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint, "-p", "rate_hz:=10.0")
+    assert code == SCORED
+    assert summary["bags"][0]["notes"] == ["images of camera 'base' changed size: 128x48, 128x96"]
+
+
+def test_an_instruction_that_the_policy_does_not_know_is_named_and_nothing_is_scored(tmp_path, bag, checkpoint, capsys):
+    code, summary = replay(tmp_path / "out", bag, "--checkpoint", checkpoint, "--instruction", "dance")
+    assert code == NOTHING
+    assert "words this policy does not know: ['dance']" in capsys.readouterr().out
+    assert "Nothing was inferred" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, capsys):
+    def refused(*arguments) -> tuple[int, str]:
+        code, _ = replay(tmp_path / "out", *arguments)
+        return code, capsys.readouterr().err
+
+    with BagWriter(tmp_path / "silent"):
+        pass
+    front = ("-r", "camera/base/image_raw:=/front")
+    joints = ("-r", "camera/base/image_raw:=joint_states")
+    for expected, said, arguments in (
+        (UNUSABLE, "nowhere does not exist", [bag, "--checkpoint", tmp_path / "nowhere"]),
+        (UNUSABLE, "4 tokens per camera, no more", [bag, "--checkpoint", checkpoint, "--tokens", "8"]),
+        (UNUSABLE, "compared with itself", [bag, "--checkpoint", checkpoint, checkpoint]),
+        (UNUSABLE, "expected from:=to", [bag, "--checkpoint", checkpoint, "--remap", "a=b"]),
+        (UNUSABLE, "'rate_hz' is 'fast'", [bag, "--checkpoint", checkpoint, "-p", "rate_hz:=fast"]),
+        (NOTHING, "silent is empty", [tmp_path / "silent", "--checkpoint", checkpoint]),
+        (NOTHING, "begins after the end", [bag, "--checkpoint", checkpoint, "--range", "100:"]),
+        (NOTHING, "no messages on front", [bag, "--checkpoint", checkpoint, *front]),
+        (NOTHING, "expected sensor_msgs/msg/Image or", [bag, "--checkpoint", checkpoint, *joints]),
+    ):
+        code, error = refused(*arguments)
+        assert (code, said in error) == (expected, True), error
+        assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("option", ["--range=5:2", "--latency=-1", "--workers=0", "--tolerance=nan"])
+def test_an_option_that_makes_no_sense_is_refused(option, bag, checkpoint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(bag), "--checkpoint", str(checkpoint), option])
+    assert ended.value.code == UNUSABLE and "expected" in capsys.readouterr().err
+
+
+def test_the_pictures_kept_for_the_report_are_bounded_however_long_the_bag(tmp_path):
+    with Film(tmp_path / "film.mp4", 5.0, ("base",), ("a",), 0) as film:
+        for number in range(10 * STILLS):
+            seen = SimpleNamespace(images={"base": picture("base", number % 20)[:32, :32]})
+            film.add(SimpleNamespace(now_ns=number, observation=seen, instruction="lift", episode=0), {})
+        film.wait()
+        assert film.frames == 10 * STILLS and STILLS // 2 <= len(film.stills) < STILLS
+        times = np.array([still.time_s for still in film.stills])
+        assert np.allclose(np.diff(times), np.diff(times)[0])

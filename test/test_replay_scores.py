@@ -1,0 +1,216 @@
+"""The figures of replay: each against a case whose answer is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from recording import DOWN
+from scipy.spatial.transform import Rotation, Slerp
+
+from grids_ros.control.defaults import FOLLOWER
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+from grids_ros.replay import judge, look
+from grids_ros.replay.findings import BAD, GOOD, findings
+from grids_ros.replay.recorded import KEPT_NS, Recorded, Series, interpolate
+from grids_ros.replay.shadow import Shadow
+from grids_ros.replay.summary import BaselineError, regressions
+from grids_ros.replay.tally import Tally, kind
+
+START = 100 * NANOSECONDS
+STEPS = 12
+TIMES = 0.1 * np.arange(1, STEPS + 1)
+
+
+def stamped(ns: int, position, quaternion=DOWN, frame: str = "base"):
+    """A PoseStamped, as far as it is read."""
+    x, y, z = position
+    qx, qy, qz, qw = quaternion
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=ns // NANOSECONDS, nanosec=ns % NANOSECONDS), frame_id=frame),
+        pose=SimpleNamespace(
+            position=SimpleNamespace(x=x, y=y, z=z), orientation=SimpleNamespace(x=qx, y=qy, z=qz, w=qw)
+        ),
+    )
+
+
+def recorded_line(speed: float = 0.1, until_s: float = 2.0, gap=(9.0, 9.0)) -> Recorded:
+    """target_pose along y at `speed` [m/s], 100 Hz, without those inside `gap` [s]."""
+    recorded = Recorded(("target_pose", "gripper_command"), ("a", "b"))
+    for tick in range(round(until_s * 100)):
+        seconds = tick / 100
+        if not gap[0] < seconds < gap[1]:
+            ns = START + round(seconds * 1e9)
+            recorded.add("target_pose", ns, stamped(ns, (0.5, speed * seconds, 0.3)))
+    recorded.add("gripper_command", START, SimpleNamespace(data=[0.08]))
+    return recorded
+
+
+def chunk_along(speed: float = 0.1, offset=(0.0, 0.0, 0.0), turn_deg: float = 0.0, opening: float = 0.08, at=START):
+    positions = np.array([0.5, 0.0, 0.3]) + np.outer(TIMES + (at - START) / 1e9, (0.0, speed, 0.0)) + offset
+    turned = (Rotation.from_euler("z", turn_deg, degrees=True) * Rotation.from_quat(DOWN)).as_quat()
+    return ActionChunk(at, TIMES, positions, np.tile(turned, (STEPS, 1)), np.full(STEPS, opening))
+
+
+HOME = Pose((0.5, 0.0, 0.3), DOWN)
+
+
+def test_a_chunk_that_is_the_recorded_motion_has_no_error_and_standing_still_has_its_length():
+    errors = judge.errors(chunk_along(), HOME, recorded_line())
+    np.testing.assert_allclose(errors["position_mm"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(errors["rotation_deg"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(errors["gripper_mm"], 0.0)
+    np.testing.assert_allclose(errors["still_mm"], 100.0 * TIMES)
+
+
+def test_offsets_and_turns_are_measured_in_millimetres_and_degrees():
+    errors = judge.errors(chunk_along(offset=(0.003, 0.0, 0.004), turn_deg=7.0, opening=0.05), HOME, recorded_line())
+    np.testing.assert_allclose(errors["position_mm"], 5.0)
+    np.testing.assert_allclose(errors["rotation_deg"], 7.0)
+    np.testing.assert_allclose(errors["gripper_mm"], 30.0)
+
+
+def test_steps_that_the_recording_does_not_cover_count_for_nothing():
+    beyond = judge.errors(chunk_along(), HOME, recorded_line(until_s=0.62))["position_mm"]
+    np.testing.assert_array_equal(np.isfinite(beyond), TIMES < 0.62)
+    across = judge.errors(chunk_along(), HOME, recorded_line(gap=(0.35, 0.75)))["position_mm"]
+    np.testing.assert_array_equal(np.isfinite(across), (TIMES < 0.35) | (TIMES > 0.75))
+
+
+def test_interpolation_is_scipys_slerp_and_holds_at_the_ends():
+    generator = np.random.default_rng(0)
+    stamps = np.array([0.0, 0.3, 1.0, 1.1])
+    turns, positions = Rotation.random(4, random_state=1), generator.normal(size=(4, 3))
+    at = np.array([0.0, 0.1, 0.3, 0.77, 1.05, 1.1])
+    moved, turned = interpolate(stamps, positions, turns.as_quat(), at)
+    assert ((turned * Slerp(stamps, turns)(at).inv()).magnitude() < 1e-9).all()
+    np.testing.assert_allclose(moved[:, 0], np.interp(at, stamps, positions[:, 0]))
+    outside, _ = interpolate(stamps, positions, turns.as_quat(), np.array([-1.0, 9.0]))
+    np.testing.assert_allclose(outside, positions[[0, -1]])
+
+
+def test_jerk_is_the_third_derivative():
+    assert judge.jerk(np.outer(TIMES**2, (1.0, 2.0, 0.0)), TIMES) == pytest.approx(0.0, abs=1e-9)
+    assert judge.jerk(np.outer(TIMES**3, (0.0, 1.0, 0.0)), TIMES) == pytest.approx(6.0)
+    assert np.isnan(judge.jerk(np.zeros((3, 3)), TIMES[:3]))
+
+
+def test_chunks_that_continue_each_other_agree_and_others_are_apart_by_what_they_are():
+    later = START + 2 * NANOSECONDS // 10
+    assert judge.disagreement(chunk_along(at=later), chunk_along()) == pytest.approx((0.0, 0.0), abs=1e-5)
+    apart = judge.disagreement(chunk_along(at=later, offset=(0.0, 0.0, 0.02), turn_deg=3.0), chunk_along())
+    assert apart == pytest.approx((20.0, 3.0))
+    assert np.isnan(judge.disagreement(chunk_along(at=START + 5 * NANOSECONDS), chunk_along())).all()
+
+
+def test_a_series_forgets_what_is_old_and_starts_afresh_when_stamps_go_back():
+    series = Series(1)
+    for tick in range(200_000):
+        series.add(tick * NANOSECONDS // 1000, (float(tick),))
+    stamps, rows = series.all()
+    assert rows[-1, 0] == 199_999 and KEPT_NS <= stamps[-1] - stamps[0] <= 3 * KEPT_NS
+    series.add(int(stamps[-1]) - 5, (-1.0,))  # unsorted: passed over
+    assert series.all()[1][-1, 0] == 199_999
+    series.add(NANOSECONDS, (7.0,))  # a clock set anew
+    np.testing.assert_array_equal(series.all()[1], [[7.0]])
+
+
+def test_points_that_ride_on_the_picture_do_not_slip():
+    generator = np.random.default_rng(0)
+    scene = cv2.GaussianBlur(generator.integers(0, 255, (140, 140, 3)).astype(np.uint8), (0, 0), 3)
+    scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
+    flow = look.Flow()
+    assert flow.to(scene[10:106, 10:106]) is None
+    moved = flow.to(scene[10:106, 7:103])  # the picture goes 3 px to the right
+    points = np.array([[0.4, 0.4], [0.5, 0.6], [0.6, 0.5]])
+    shift = np.array([3.0 / look.FLOW_SIDE, 0.0])
+    moving, picture, slip = look.motion(points + shift, points, moved)
+    assert moving == pytest.approx(3.0 / 96) and picture == pytest.approx(3.0 / 96, rel=0.15)
+    assert slip < 0.2 * picture
+    assert look.motion(points, points, moved)[2] == pytest.approx(picture)
+    flow.forget()
+    assert flow.to(scene[:96, :96]) is None
+
+
+def test_spread_and_collapse():
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    assert look.spread(corners) == pytest.approx(np.sqrt(0.5)) and not look.collapsed(corners)
+    assert look.spread(np.full((4, 2), 0.3)) == 0.0
+    assert look.collapsed(np.array([[0.99, 0.99], [0.98, 0.97], [0.5, 0.5], [0.2, 0.3]]))
+    assert not look.collapsed(np.array([[0.99, 0.5], [0.98, 0.4], [0.5, 0.01], [0.2, 0.3]]))  # an edge is no corner
+
+
+def shadowed(chunk: ActionChunk, poses_for_s: float = 1.0) -> Shadow:
+    """A second of the follower under one chunk, the arm standing at HOME."""
+    shadow = Shadow(FOLLOWER, "base", START)
+    shadow.send(chunk, START)
+    for tick in range(1, 11):
+        now = START + tick * NANOSECONDS // 10
+        times = [now - NANOSECONDS // 10 + part * 10_000_000 for part in range(10)]
+        arrived = [("current_pose", at, stamped(at, HOME.position)) for at in times if at < START + poses_for_s * 1e9]
+        shadow.run(now, arrived)
+    return shadow
+
+
+def test_the_shadow_says_which_limits_a_chunk_would_have_met():
+    calm = shadowed(chunk_along(speed=0.02))
+    assert calm.ticks == 100 and not calm.limited and not calm.held and not calm.refused
+    fast = shadowed(chunk_along(speed=1.0))
+    assert fast.limited["speed"] and fast.limited["lead"] and not fast.limited["workspace"]
+    assert fast.largest_cut_mm > 100.0
+    low = shadowed(chunk_along(speed=0.0, offset=(0.0, 0.0, -0.30)))
+    assert shadowed(chunk_along(speed=0.0, offset=(0.26, 0.0, 0.0))).limited["lead"]
+    assert low.limited["lead"] and low.limited["any"] <= low.ticks
+
+
+def test_the_shadow_holds_where_the_follower_would_and_counts_what_it_refuses():
+    blind = shadowed(chunk_along(speed=0.02), poses_for_s=0.3)
+    assert blind.held[kind("current_pose: 0.123 s old, limit 0.1 s")] > 50
+    late = shadowed(chunk_along(at=START - 5 * NANOSECONDS))
+    assert late.refused["chunk ended .. s ago: every step has passed"] == 1
+
+
+def tally(position: float, still: float = 50.0) -> Tally:
+    made = Tally()
+    for name, row in (
+        ("time_s", [0.0]),
+        ("position_mm", [position, position]),
+        ("still_mm", [still, still]),
+        ("rotation_deg", [1.0, np.nan]),
+    ):
+        made.rows.add(name, row)
+    return made
+
+
+def test_tallies_add_up_and_unknown_steps_do_not_count():
+    total = tally(10.0)
+    total += tally(30.0)
+    figures = total.figures()
+    assert figures["inferences"] == 2 and figures["position_mm"]["mean"] == 20.0
+    assert figures["rotation_deg"]["by_step"] == [1.0, None] and figures["jerk_m_s3"]["chunks"] is None
+    with pytest.raises(ValueError, match="rows of 2"):
+        total.rows.add("position_mm", [1.0])
+
+
+def test_a_baseline_is_undercut_by_more_than_the_tolerance_only():
+    def overall(position, label="a"):
+        return {"overall": {label: tally(position).figures()}}
+
+    assert not regressions(overall(10.5), overall(10.0), tolerance=0.1)
+    (worse, p95) = regressions(overall(12.0, "b"), overall(10.0), tolerance=0.1)
+    assert worse == "b: position_mm.mean is 12, was 10" and "p95" in p95
+    assert not regressions(overall(2.0), overall(10.0), tolerance=0.0)
+    (lost, *_) = regressions({"overall": {"a": Tally().figures()}}, overall(10.0), 0.1)
+    assert "could not be measured" in lost
+    two = {"overall": {"x": {}, "y": {}}}
+    with pytest.raises(BaselineError, match="the baseline has x, y; this run has a"):
+        regressions(overall(1.0), two, 0.1)
+
+
+def test_findings_say_whether_the_policy_beats_an_arm_that_stands_still():
+    assert findings(tally(10.0).figures(), {})[0].level == GOOD
+    worse = findings(tally(60.0).figures(), {})[0]
+    assert worse.level == BAD and "worse than doing nothing" in worse.text
+    assert findings(Tally().figures(), {})[0].level == BAD
