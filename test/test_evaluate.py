@@ -27,10 +27,11 @@ class Oracle:
     cameras = ("base", "wrist")
 
     def __init__(self, scene: Scene, task: Task):
-        self._scene, self._expert, self.seen = scene, Expert(task), []
+        self._scene, self._expert, self.seen, self.continuations = scene, Expert(task), [], []
 
-    def infer(self, observation: Observation) -> PolicyOutput:
+    def infer(self, observation: Observation, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
+        self.continuations.append(continuation)
         target, opening = self._expert.act(self._scene)
         times = np.array([0.1, 0.4])
         chunk = ActionChunk(
@@ -46,7 +47,7 @@ def scene() -> Scene:
 
 
 def result_of(policy: Oracle, scene: Scene, task: Task, seed: int) -> tuple[list[Step], Result]:
-    *steps, result = play(policy, scene, task, seed, DELAY_S)
+    *steps, result = play(policy, scene, task, seed, DELAY_S, "blend")
     return steps, result
 
 
@@ -71,6 +72,24 @@ def test_inferences_are_a_fifth_of_a_second_apart_and_see_the_scene_of_their_sta
     assert not np.array_equal(policy.seen[0].images["wrist"], policy.seen[-1].images["wrist"])
 
 
+def test_with_rtc_each_chunk_but_the_first_two_goes_on_from_the_last_for_the_delay(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 2.0)
+    policy = Oracle(scene, RED)
+    *steps, _ = play(policy, scene, RED, 205, delay_s=0.15, join="rtc")
+    assert policy.continuations[:2] == [None, None], "nothing to go on from, then no delay known"
+    for last, continuation in zip(steps[1:], policy.continuations[2:], strict=False):
+        assert continuation.chunk is last.output.chunk
+        assert continuation.delay_s == pytest.approx(0.15)
+    assert len(policy.continuations) > 5
+
+
+def test_no_inference_starts_before_the_last_chunk_has_arrived(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 2.0)
+    policy = Oracle(scene, RED)
+    list(play(policy, scene, RED, 206, delay_s=0.3, join="latest"))
+    assert set(np.diff([seen.stamp_ns for seen in policy.seen]).tolist()) == {400_000_000}
+
+
 def test_lifting_another_cube_is_no_success_but_the_wrong_object(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 6.0)
     _, result = result_of(Oracle(scene, BLUE), scene, RED, 203)
@@ -80,7 +99,7 @@ def test_lifting_another_cube_is_no_success_but_the_wrong_object(scene, monkeypa
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 1.0)
     policy = Oracle(scene, RED)
-    *_, result = play(policy, scene, RED, 204, delay_s=0.5)
+    *_, result = play(policy, scene, RED, 204, delay_s=0.5, join="blend")
     assert not result.success
     assert np.ptp([seen.pose.position for seen in policy.seen], axis=0).max() < 5e-3
 
@@ -133,6 +152,7 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--delay", "-1"], "--delay is -1"),
         (["--delay", "nan"], "--delay is nan"),
         (["--task", "dance"], "invalid choice"),
+        (["--join", "newest"], "invalid choice: 'newest' (choose from"),
         (["--checkpoint", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-from grids_ros.policy.preprocess import InputError
 from ros_harness import Arm, Cameras, Ros, say, until
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -21,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros.datatypes import ActionChunk, PolicyOutput
+from grids_ros.policy.preprocess import InputError
 from grids_ros.ros import conversions, policy_node, qos
 
 NAME = "grids_policy"

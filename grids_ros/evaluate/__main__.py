@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from grids_ros.control.defaults import FOLLOWER
+from grids_ros.control.timeline import JOINS
 from grids_ros.evaluate.episode import Result, play
 from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
@@ -38,11 +40,11 @@ def prepare(checkpoint: Path) -> None:
     _mine = policy, Scene()
 
 
-def run(task: Task, seed: int, delay_s: float, video: Path | None) -> Result:
+def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None) -> Result:
     """One episode in a worker process; its result, and its film when there is a folder for it."""
     policy, scene = _mine
     film = Video(video / f"{seed}_{task.colour}.mp4") if video else None
-    for event in play(policy, scene, task, seed, delay_s):
+    for event in play(policy, scene, task, seed, delay_s, join):
         if isinstance(event, Result):
             if film:
                 film.close()
@@ -57,10 +59,8 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
     with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options.checkpoint,)) as pool:
-        jobs = [
-            pool.submit(run, tasks[i % len(tasks)], options.seed + i, options.delay, options.video)
-            for i in range(options.episodes)
-        ]
+        how = options.delay / 1e3, options.join, options.video
+        jobs = [pool.submit(run, tasks[i % len(tasks)], options.seed + i, *how) for i in range(options.episodes)]
         lifted, results = 0, []
         with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:
             for job in bar:
@@ -77,7 +77,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument("--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)")
+    parser.add_argument("--delay", type=float, default=60.0, help="observation to chunk [ms] (default: %(default)s)")
+    parser.add_argument("--join", choices=JOINS, default=FOLLOWER.join, help="of chunks (default: %(default)s)")
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
     parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
     options = parser.parse_args(arguments)
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if options.video:
         options.video.mkdir(parents=True, exist_ok=True)
-    summary = summarise(evaluate(options))
+    summary = {"delay_ms": options.delay, "join": options.join, **summarise(evaluate(options))}
     if options.card:
         record_evaluation(options.checkpoint, {"task": options.task, "first_seed": options.seed, **summary})
     print(json.dumps(summary))

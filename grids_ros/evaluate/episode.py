@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Protocol
 
 import numpy as np
 
+from grids_ros.control.continuity import Continuation, Continuity
 from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
 from grids_ros.control.follower import Follower, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
@@ -18,6 +20,7 @@ from grids_ros.sim.tasks import SuccessMonitor, Task, lifted
 
 LIMIT_S = 15.0  # an episode without success ends here
 START_NS = 10 * NANOSECONDS  # of the simulated clock
+Arriving = tuple[int, ActionChunk] | None  # when a chunk is due at the follower, and the chunk
 
 
 class Infers(Protocol):
@@ -25,7 +28,7 @@ class Infers(Protocol):
 
     cameras: tuple[str, ...]
 
-    def infer(self, observation: Observation) -> PolicyOutput: ...
+    def infer(self, observation: Observation, *, continuation: Continuation | None = None) -> PolicyOutput: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +56,18 @@ class Result:
     coordinates: dict[str, np.ndarray]
 
 
-def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) -> Iterator[Step | Result]:
+def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float, join: str) -> Iterator[Step | Result]:
     """Yield every inference, then the Result.
 
-    delay_s: simulated time from an observation to its chunk's arrival at the follower [s].
+    delay_s: simulated time from an observation to its chunk's arrival at the follower [s]. As on the robot, the next
+    inference does not start before. join: how chunks are joined, one of JOINS.
     """
     scene.reset(seed)
     buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
     buffer.instruction = task.instruction
-    follower, monitor = Follower(FOLLOWER), SuccessMonitor(task)
+    follower, continuity, monitor = Follower(replace(FOLLOWER, join=join)), Continuity(), SuccessMonitor(task)
     ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * FOLLOWER.period_s))
-    arriving: list[tuple[int, ActionChunk]] = []
+    arriving: Arriving = None
     latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
     success, tick = False, 0
     while not success and scene.time_s < LIMIT_S:
@@ -71,17 +75,19 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) ->
         buffer.add_pose(now_ns, scene.tool_pose())
         buffer.add_gripper(now_ns, scene.gripper_opening())
         follower.measure(now_ns, scene.tool_pose())
-        if tick % ticks_per_chunk == 0:
+        if tick % ticks_per_chunk == 0 and (arriving is None or arriving[0] <= now_ns):
+            arriving = _deliver(arriving, follower, continuity, now_ns)
             for name in policy.cameras:
                 buffer.add_image(name, now_ns, _message(scene.render(name)))
-            step = Step(observation := buffer.observe(now_ns), policy.infer(observation))
+            observation = buffer.observe(now_ns)
+            continuation = continuity.at(observation) if join == "rtc" else None
+            step = Step(observation, policy.infer(observation, continuation=continuation))
             yield step
             latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
             for name, points in step.output.coordinates.items():
                 seen[name].append(points)
-            arriving.append((now_ns + round(delay_s * NANOSECONDS), step.output.chunk))
-        while arriving and arriving[0][0] <= now_ns:
-            _accept(follower, arriving.pop(0)[1], now_ns)
+            arriving = (now_ns + round(delay_s * NANOSECONDS), step.output.chunk)
+        arriving = _deliver(arriving, follower, continuity, now_ns)
         command = follower.tick(now_ns)
         scene.step(command.pose if command else None, command.gripper if command else None, FOLLOWER.period_s)
         tick += 1
@@ -91,12 +97,17 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) ->
     yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
 
 
-def _accept(follower: Follower, chunk: ActionChunk, now_ns: int) -> None:
-    """As on the robot, a chunk that is refused changes nothing."""
-    try:
-        follower.accept(chunk, now_ns)
-    except Refused:
-        return
+def _deliver(arriving: Arriving, follower: Follower, continuity: Continuity, now_ns: int) -> Arriving:
+    """Hand over a chunk that is due; what is then still on its way.
+
+    As on the robot, a chunk that is refused changes nothing, and the policy does not learn of it.
+    """
+    if arriving is None or arriving[0] > now_ns:
+        return arriving
+    continuity.arrived(arriving[1], now_ns)
+    with suppress(Refused):
+        follower.accept(arriving[1], now_ns)
+    return None
 
 
 def _message(rgb: np.ndarray) -> SimpleNamespace:

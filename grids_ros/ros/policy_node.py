@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros import overlay
+from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
 from grids_ros.observation import NotReady
 from grids_ros.policy.preprocess import InputError
@@ -46,6 +47,7 @@ class PolicyNode(ManagedNode):
     def _start_over(self) -> None:
         self._deadline_misses = self._published = self._dropped = 0
         self._last_chunk: float | None = None
+        self._continuity, self._planned_generation = Continuity(), self._generation
         self._latencies, self._ages, self._periods = Window(WINDOW), Window(WINDOW), Window(WINDOW)
 
     def configure(self) -> None:
@@ -128,11 +130,15 @@ class PolicyNode(ManagedNode):
         """One inference, in the worker's thread."""
         with self._lock:
             instruction, generation = self._instruction, self._generation
+        if generation != self._planned_generation:  # what was planned for another instruction does not go on
+            self._continuity.forget()
+            self._planned_generation = generation
         now_ns = self.get_clock().now().nanoseconds
         try:
             observation = self._streams.observe(instruction, now_ns)
             started = time.perf_counter()
-            output = self._policy.infer(observation)
+            continuation = self._continuity.at(observation) if self.settings["join"] == "rtc" else None
+            output = self._policy.infer(observation, continuation=continuation)
             latency_s = time.perf_counter() - started
         except (NotReady, InputError) as error:
             self._report(generation, WARN, f"no chunk: {error}")
@@ -161,6 +167,7 @@ class PolicyNode(ManagedNode):
                 return False
             self._gripper_publisher.publish(gripper)
             self._chunk_publisher.publish(poses)
+        self._continuity.arrived(output.chunk, self.get_clock().now().nanoseconds)
         now = time.perf_counter()
         if self._last_chunk is not None:
             self._periods.add(now - self._last_chunk)
@@ -183,7 +190,7 @@ class PolicyNode(ManagedNode):
                 publisher.publish(conversions.from_rgb(drawn, streams.frames[name], stamp_ns))
 
     def diagnostic_values(self) -> dict[str, object]:
-        period = self._periods.mean()
+        period, delay_s = self._periods.mean(), self._continuity.delay_s
         policy = self.__dict__.get("_policy")
         return {
             "instruction": self._instruction,
@@ -191,6 +198,7 @@ class PolicyNode(ManagedNode):
             "rate_hz": 1.0 / period if period > 0.0 else 0.0,
             **self._latencies.percentiles("inference_ms", 1e3),
             **self._ages.percentiles("observation_age_ms", 1e3),
+            "observation_to_chunk_ms": 1e3 * delay_s if delay_s is not None else "not measured",
             "deadline_misses": self._deadline_misses,
             "chunks_published": self._published,
             "chunks_dropped": self._dropped,
