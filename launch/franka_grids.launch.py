@@ -38,6 +38,7 @@ ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
     "tokens": ("", "Visual tokens per camera that the checkpoint must have; 0: any number. Empty: as in params_file."),
+    "join": ("", "How a new chunk takes over: latest, blend or rtc. Empty: as in params_file."),
     "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
     "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),
     "camera_topics": (
@@ -69,6 +70,8 @@ def _nodes(context) -> list:
         policy["device"] = given["device"]
     if given["tokens"]:
         policy["tokens"] = int(given["tokens"])
+    if given["join"]:
+        policy["join"] = follower["join"] = given["join"]
     if given["policy_rate_hz"]:
         policy["rate_hz"] = float(given["policy_rate_hz"])
     if given["camera_topics"]:

@@ -18,7 +18,8 @@ from grids_ros.ros import parameters
 from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
-REFUSED, NOT_STARTED = 2, 3  # exit codes: a bad parameter or a missing library; `autostart` did not reach active
+# Exit codes: a bug; a bad parameter or a missing library; `autostart` did not reach active.
+FAILED, REFUSED, NOT_STARTED = 1, 2, 3
 AUTOSTART_DELAY_S = 0.1
 _FAILURE = TransitionCallbackReturn.FAILURE
 
