@@ -1,6 +1,6 @@
 """A thread that ticks on absolute deadlines.
 
-rclpy's timers wait for their turn among all callbacks, and a tick that waited shifts nothing back. Here the n-th tick is
+rclpy's timers wait for their turn among all callbacks. Here the n-th tick is
 due at start + n * period whatever happened before: no drift, and after a stall the next deadline, not a burst.
 """
 
