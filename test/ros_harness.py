@@ -203,6 +203,17 @@ class Arm:
         return all(np.array_equal(_xyz(target), before) for target in self.targets[start:])
 
 
+def altered_pose(arm: Arm, change: Callable) -> Callable[[], PoseStamped]:
+    """A `pose_message` for the arm: the honest one after `change`."""
+
+    def message() -> PoseStamped:
+        pose = arm.honest_pose()
+        change(pose)
+        return pose
+
+    return message
+
+
 def _xyz(message: PoseStamped) -> np.ndarray:
     p = message.pose.position
     return np.array([p.x, p.y, p.z])

@@ -116,7 +116,11 @@ def running(tmp_path):
     """A demo in its first episode, and the processes that it started: program to process id."""
     process = start(tmp_path / "out", save_tiny(tmp_path / "checkpoint"), "--episodes", "1")
     try:
-        assert any("the policy is active" in line for line in process.stdout)
+        for line in process.stdout:
+            print(line, end="")  # shown if it fails
+            if "the policy is active" in line:
+                break
+        assert process.poll() is None
         children = (Path("/proc") / str(process.pid) / "task" / str(process.pid) / "children").read_text().split()
         names = {next(word for word in command_line(pid) if word.endswith("_node")): int(pid) for pid in children}
         assert len(names) == 3

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-from ros_harness import Arm, Cameras, Ros, say, until
+from ros_harness import Arm, Cameras, say, until
 from std_msgs.msg import String
 from tiny import save_tiny
 from trajectory_msgs.msg import MultiDOFJointTrajectory
@@ -18,18 +18,6 @@ from grids_ros.ros import qos
 from grids_ros.ros.policy_node import PolicyNode
 
 NAME = "grids_policy"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def ros():
-    world = Ros()
-    yield world
-    world.close()
 
 
 def _lacks_weights(folder):

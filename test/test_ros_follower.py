@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
 from builtin_interfaces.msg import Duration
-from ros_harness import HOME, Arm, Ros, chunk_to, say, until
+from ros_harness import HOME, Arm, Ros, altered_pose, chunk_to, say, until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
@@ -34,13 +34,6 @@ class Policy:
             change(poses, gripper)
         self.gripper.publish(gripper)
         self.poses.publish(poses)
-
-
-@pytest.fixture
-def ros():
-    world = Ros()
-    yield world
-    world.close()
 
 
 @pytest.fixture
@@ -203,15 +196,6 @@ def test_two_policies_are_refused_and_one_alone_is_followed_again(ros, arm, poli
     until(moves_on, "the remaining policy to be followed")
 
 
-def _pose_with(arm, change):
-    def message():
-        pose = arm.honest_pose()
-        change(pose)
-        return pose
-
-    return message
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -224,7 +208,7 @@ def _pose_with(arm, change):
 )
 def test_the_arm_holds_while_its_pose_is_bad_and_goes_on_when_it_is_good(ros, arm, policy, node, change, said):
     drive(ros, arm, policy)
-    arm.pose_message = _pose_with(arm, change)
+    arm.pose_message = altered_pose(arm, change)
 
     def held():
         policy.publish(chunk_to(arm, ros.now_ns(), move=(0.0, 0.02, 0.0)))

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-from ros_harness import Arm, Cameras, Ros, say, until
+from ros_harness import Arm, Cameras, altered_pose, say, until
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
@@ -52,13 +52,6 @@ class FakePolicy:
         quaternions = np.tile(observation.pose.quaternion, (n, 1))
         chunk = ActionChunk(observation.stamp_ns, 0.1 * np.arange(1, n + 1), positions, quaternions, np.zeros(n))
         return PolicyOutput(chunk, dict.fromkeys(self.cameras, COORDINATES))
-
-
-@pytest.fixture
-def ros():
-    world = Ros()
-    yield world
-    world.close()
 
 
 @pytest.fixture
@@ -254,15 +247,6 @@ def test_a_bad_compressed_image_is_named_and_forgiven(ros, policy, arm, chunks, 
     flowing(chunks)
 
 
-def _pose(arm, change):
-    def message():
-        pose = arm.honest_pose()
-        change(pose)
-        return pose
-
-    return message
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -275,7 +259,7 @@ def _pose(arm, change):
 def test_a_bad_pose_is_named_stops_the_chunks_and_is_forgiven(ros, node, arm, chunks, change, said):
     say(ros, "lift the red cube")
     flowing(chunks)
-    arm.pose_message = _pose(arm, change)
+    arm.pose_message = altered_pose(arm, change)
     ros.wait_for_reason(NAME, said)
     assert silent(chunks)
     arm.pose_message = arm.honest_pose

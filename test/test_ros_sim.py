@@ -9,7 +9,7 @@ pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rclpy.parameter import Parameter
-from ros_harness import Ros, until
+from ros_harness import until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray
@@ -19,13 +19,6 @@ from grids_ros.datatypes import Pose
 from grids_ros.images import to_rgb
 from grids_ros.ros import conversions, qos
 from grids_ros.ros.sim_node import SimNode
-
-
-@pytest.fixture
-def ros():
-    world = Ros()
-    yield world
-    world.close()
 
 
 @pytest.fixture

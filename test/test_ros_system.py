@@ -13,8 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-from ros_harness import WAIT_S, Arm, Cameras, Ros, private_domain, say, until
-from tiny import save_tiny
+from ros_harness import WAIT_S, Arm, Cameras, private_domain, say, until
 
 from grids_ros.ros import conversions
 
@@ -50,18 +49,6 @@ class Process:
     @property
     def said(self) -> str:
         return self.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def ros():
-    world = Ros()
-    yield world
-    world.close()
 
 
 @pytest.fixture

@@ -157,6 +157,14 @@ def test_a_resumed_run_ends_on_the_same_numbers(tmp_path):
     assert logs[0] == logs[1] and len(logs[0]) == 6
 
 
+def test_a_run_that_is_resumed_with_another_recipe_remembers_both(tmp_path):
+    same = trained(tmp_path / "run", [1, 2])
+    assert [stage["from_step"] for stage in same.stages] == [0]
+    other = Trainer(tiny(), samples(), dataclasses.replace(RECIPE, batch=2))
+    other.resume(tmp_path / "run" / "training.safetensors")
+    assert [(stage["from_step"], stage["batch"]) for stage in other.stages] == [(0, RECIPE.batch), (2, 2)]
+
+
 def test_training_lowers_the_loss_on_what_it_sees(tmp_path):
     recipe = dataclasses.replace(RECIPE, steps=60, learning_rate=3e-3)
     trained(tmp_path / "run", [60], recipe)
@@ -204,7 +212,7 @@ def test_diagnosis_card_and_plot(tmp_path):
         "parameters": 1000,
         "data": {"instructions": INSTRUCTIONS, "episodes": 6, "samples": 24},
         "steps": 2,
-        "recipe": dataclasses.asdict(RECIPE),
+        "stages": trainer.stages,
         "hardware": "a test",
         "diagnosis": report,
     }

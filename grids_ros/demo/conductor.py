@@ -8,8 +8,9 @@ from collections.abc import Callable
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
@@ -25,8 +26,20 @@ from grids_ros.ros import conversions, qos
 
 COLOURS = ("red", "green", "blue")  # the first three of object_poses
 TURN_S = 0.02  # how long one turn of the loop waits for an answer
-CONFIGURE_S = 120.0  # loading and compiling a large policy takes long
-ANSWER_S = 20.0
+START_S = 120.0  # loading and compiling a large policy takes long
+ANSWER_S = 5.0
+ATTEMPTS = 4
+_LEADS_TO = {
+    Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    Transition.TRANSITION_DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN: State.PRIMARY_STATE_FINALIZED,
+}
+_WORDS = {
+    value: key.removeprefix("TRANSITION_").replace("_", " ").lower()
+    for key, value in vars(Transition).items()
+    if key.startswith("TRANSITION_") and value in _LEADS_TO
+}
 
 
 class DemoError(RuntimeError):
@@ -45,6 +58,7 @@ class Conductor:
         self._executor.add_node(self.node)
         self._instruction = self.node.create_publisher(String, "instruction", qos.LATCHED)
         self._reset = self.node.create_client(Trigger, "reset")
+        self._clients: dict[str, tuple[Client, Client]] = {}
         self.recorder: Recorder | None = None
         self.seen: set[str] = set()  # topics on which something came
 
@@ -86,35 +100,50 @@ class Conductor:
         """Publish an instruction; empty means hold."""
         self._instruction.publish(String(data=instruction))
 
-    def change_state(self, node: str, transition: int, timeout_s: float = ANSWER_S) -> None:
-        """Drive a lifecycle transition. Raises DemoError with the end of the node's log when it fails."""
-        label = {value: key for key, value in vars(Transition).items() if key.startswith("TRANSITION_")}.get(transition)
-        request = ChangeState.Request(transition=Transition(id=transition))
-        client = self.node.create_client(ChangeState, f"grids_{node}/change_state")
-        response = self._call(client, request, timeout_s, f"{node} to {_words(label, transition)}")
-        if not response.success:
-            reason = self._processes.last_words(node)
-            raise DemoError(f"{node} could not {_words(label, transition)}; {reason}")
+    def change_state(self, node: str, transition: int) -> None:
+        """Drive a lifecycle transition. Raises DemoError with the end of the node's log when it fails.
 
-    def wait_for_node(self, node: str) -> None:
-        """Until a lifecycle node answers. Raises DemoError."""
-        client = self.node.create_client(GetState, f"grids_{node}/get_state")
-        self._call(client, GetState.Request(), CONFIGURE_S, f"{node} to answer")
+        While DDS introduces a client and a service to each other a request or its answer may be lost; a node that
+        was killed a moment ago may be introduced as well, and never answers. The node's state tells what was lost.
+        """
+        change, ask = self._lifecycle(node)
+        for _ in range(ATTEMPTS):
+            answer = self._call(change, ChangeState.Request(transition=Transition(id=transition)))
+            if answer is not None and answer.success:
+                return
+            state = self._call(ask, GetState.Request())
+            if state is not None and state.current_state.id == _LEADS_TO[transition]:
+                return
+            if answer is not None:
+                reason = self._processes.last_words(node)
+                raise DemoError(f"{node} could not {_WORDS[transition]}; {reason}")
+        raise DemoError(f"{node} does not answer a request to {_WORDS[transition]}")
+
+    def _lifecycle(self, node: str) -> tuple[Client, Client]:
+        """To change and to get the state of a node; kept, for a new client has to be introduced again."""
+        if node not in self._clients:
+            self._clients[node] = (
+                self.node.create_client(ChangeState, f"grids_{node}/change_state"),
+                self.node.create_client(GetState, f"grids_{node}/get_state"),
+            )
+        return self._clients[node]
 
     def reset(self) -> int:
-        """A new scene in the simulation; its seed."""
-        response = self._call(self._reset, Trigger.Request(), ANSWER_S, "the simulated arm to reset")
-        if not response.success:
-            raise DemoError(f"the simulated arm could not be reset: {response.message}")
-        return int(response.message.split()[-1])
+        """A new scene in the simulation; its seed. Raises DemoError."""
+        for _ in range(ATTEMPTS):
+            answer = self._call(self._reset, Trigger.Request())
+            if answer is not None and answer.success:
+                return int(answer.message.split()[-1])
+            if answer is not None:
+                raise DemoError(f"the simulated arm could not be reset: {answer.message}")
+        raise DemoError("the simulated arm does not answer a request to reset")
 
-    def _call(self, client, request, timeout_s: float, what: str):
-        if not self.wait(client.service_is_ready, timeout_s):
-            raise DemoError(f"waited {timeout_s:g} s for {what}: its service did not appear")
+    def _call(self, client: Client, request):
+        """The answer; None when none came in ANSWER_S."""
+        if not self.wait(client.service_is_ready, ANSWER_S):
+            return None
         future = client.call_async(request)
-        if not self.wait(future.done, timeout_s):
-            raise DemoError(f"waited {timeout_s:g} s for {what}")
-        return future.result()
+        return future.result() if self.wait(future.done, ANSWER_S) else None
 
     def _hear(self, message: Recorded) -> None:
         """Hand to the monitor what it needs; images and the like are only recorded."""
@@ -134,7 +163,3 @@ class Conductor:
                 values = {pair.key: pair.value for pair in status.values}
                 level = int.from_bytes(status.level, "little")
                 self._monitor.diagnostics(status.name.rsplit("/", 1)[-1], level, status.message, values)
-
-
-def _words(label: str | None, transition: int) -> str:
-    return label.removeprefix("TRANSITION_").replace("_", " ").lower() if label else f"transition {transition}"

@@ -61,9 +61,16 @@ class Processes:
             if code is not None:
                 raise ProcessDied(f"{name} ended with {_ending(code)}; {self.last_words(name)}")
 
+    def said(self, name: str, words: str) -> bool:
+        """Whether a process has printed these words."""
+        return words in self._read(name)
+
+    def _read(self, name: str) -> str:
+        return self.log(name).read_text(errors="replace")
+
     def last_words(self, name: str) -> str:
         """The end of a process's log."""
-        lines = self.log(name).read_text(errors="replace").splitlines()[-LOG_LINES:]
+        lines = self._read(name).splitlines()[-LOG_LINES:]
         return f"the end of {self.log(name)}:\n" + "\n".join(f"    {line}" for line in lines)
 
     def stop(self) -> list[str]:

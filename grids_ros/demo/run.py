@@ -18,7 +18,7 @@ from lifecycle_msgs.msg import Transition
 from rosbags.rosbag2.errors import WriterError
 
 from grids_ros.demo import film
-from grids_ros.demo.conductor import COLOURS, CONFIGURE_S, Conductor, DemoError
+from grids_ros.demo.conductor import COLOURS, START_S, Conductor, DemoError
 from grids_ros.demo.monitor import Episode, Judge, Monitor
 from grids_ros.demo.processes import ProcessDied, Processes
 from grids_ros.demo.recorder import CAMERAS, Recorder
@@ -86,8 +86,8 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
     """From the first process to the shutdown of the nodes. Raises DemoError, ProcessDied."""
     parameters = {
         "sim": {"seed": seed},
-        "policy": {"checkpoint": checkpoint, "threads": 1},
-        "follower": {},
+        "policy": {"autostart": "true", "checkpoint": checkpoint, "threads": 1},
+        "follower": {"autostart": "true"},
     }
     print(f"Starting three processes; their logs are in {bag.parent / 'logs'}", flush=True)
     for name, values in parameters.items():
@@ -95,7 +95,7 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
         processes.start(name, [sys.executable, "-m", f"grids_ros.ros.{name}_node", "--ros-args", *overrides])
     with Conductor(processes, monitor) as conductor, Recorder(conductor.node, bag) as recorder:
         conductor.recorder = recorder
-        bring_up(conductor, checkpoint)
+        bring_up(conductor, processes, checkpoint)
         for number in range(1, episodes + 1):
             if number > 1:
                 seed = renew(conductor)
@@ -106,26 +106,22 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
             conductor.change_state(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
 
 
-def bring_up(conductor: Conductor, checkpoint: Path) -> None:
-    """Until both lifecycle nodes are active and the arm publishes."""
+def bring_up(conductor: Conductor, processes: Processes, checkpoint: Path) -> None:
+    """Until the arm publishes and both lifecycle nodes have brought themselves to active."""
     started = time.monotonic()
 
     def done(text: str) -> None:
         print(f"  {time.monotonic() - started:5.1f} s  {text}", flush=True)
 
     wanted = {f"camera/{name}/image_raw" for name in CAMERAS} | {"current_pose", "joint_states", "object_poses"}
-    if not conductor.wait(lambda: wanted <= conductor.seen, CONFIGURE_S):
+    if not conductor.wait(lambda: wanted <= conductor.seen, START_S):
         raise DemoError(f"the simulated arm does not publish {', '.join(sorted(wanted - conductor.seen))}")
     done("the simulated arm publishes its cameras and its pose")
-    conductor.wait_for_node("follower")
-    conductor.change_state("follower", Transition.TRANSITION_CONFIGURE)
-    conductor.change_state("follower", Transition.TRANSITION_ACTIVATE)
-    done(f"the follower is active; loading {checkpoint}")
-    conductor.wait_for_node("policy")
-    conductor.change_state("policy", Transition.TRANSITION_CONFIGURE, CONFIGURE_S)
-    done("the policy is loaded and warm")
-    conductor.change_state("policy", Transition.TRANSITION_ACTIVATE)
-    done("the policy is active")
+    for name, words in {"follower": f"follower is active; loading {checkpoint}", "policy": "policy is active"}.items():
+        # Nothing that DDS might still announce of an earlier run can say this.
+        if not conductor.wait(lambda name=name: processes.said(name, f"grids_{name} is active"), START_S):
+            raise DemoError(f"{name} is not active after {START_S:g} s; {processes.last_words(name)}")
+        done(f"the {words}")
 
 
 def renew(conductor: Conductor) -> int:

@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def provenance(samples: Samples, trainer: Trainer, bags: Sequence[Path], seconds
             "samples": len(samples),
             "instructions": sorted(set(samples.instructions.tolist())),
         },
-        "recipe": asdict(trainer.recipe),
+        "stages": trainer.stages,
         "steps": trainer.step,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "wall_clock_s_of_this_run": round(seconds),

@@ -46,8 +46,8 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         f"- State: {SPACES['state']}",
         f"- Action: {SPACES['action']}",
         f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
-        f"- Training: {facts['steps']} steps of batch {facts['recipe']['batch']}, seed {facts['recipe']['seed']}, "
-        f"on {facts['hardware']}",
+        f"- Training: {facts['steps']} steps, seed {facts['stages'][-1]['seed']}, on {facts['hardware']}",
+        *(f"  - from step {stage['from_step']}: {_settings(stage)}" for stage in facts["stages"]),
     ]
     if "diagnosis" in facts:
         errors = facts["diagnosis"]["last_step_error_mm"]
@@ -65,6 +65,10 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     if "evaluation" in facts:
         lines += ["", "## Closed loop", "", "```json", json.dumps(facts["evaluation"], indent=2), "```"]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _settings(stage: dict) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.items() if name != "from_step")
 
 
 def record_evaluation(folder: Path, evaluation: dict) -> None:

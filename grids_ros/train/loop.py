@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +113,7 @@ class Trainer:
 
     def __init__(self, checkpoint: Checkpoint, samples: Samples, recipe: Recipe):
         self.checkpoint, self.recipe, self.step = checkpoint, recipe, 0
+        self.stages = [{"from_step": 0, **asdict(recipe)}]  # more than one after a resume with another recipe
         self.model = checkpoint.model
         torch.manual_seed(recipe.seed)
         self.heads = LocationHeads(self.model, len(checkpoint.spec.cameras), samples.objects.shape[1])
@@ -171,13 +172,17 @@ class Trainer:
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}.{key}"] = value
         unfinished = path.with_suffix(".part")
-        save_file({k: v.detach().clone() for k, v in tensors.items()}, str(unfinished), {"step": str(self.step)})
+        facts = {"step": str(self.step), "stages": json.dumps(self.stages)}
+        save_file({k: v.detach().clone() for k, v in tensors.items()}, str(unfinished), facts)
         unfinished.replace(path)
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote. Raises ValueError when it belongs to another model."""
         with safe_open(path, framework="pt") as file, torch.no_grad():
             self.step = int(file.metadata()["step"])
+            earlier = json.loads(file.metadata()["stages"])
+            changed = {**earlier[-1], **asdict(self.recipe)} != earlier[-1]
+            self.stages = earlier + [{"from_step": self.step, **asdict(self.recipe)}] * changed
             parameters, names = dict(self.module.named_parameters()), set(file.keys())
             missing = [name for name in parameters if f"module.{name}" not in names]
             if missing:

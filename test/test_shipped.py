@@ -1,0 +1,45 @@
+"""The policy in models/demo: it is what its card says, and it lifts the cube that it is told to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from grids_ros.evaluate.__main__ import FIRST_SEED
+from grids_ros.evaluate.episode import Result, play
+from grids_ros.policy.runtime import Policy
+from grids_ros.sim.scene import Scene
+from grids_ros.sim.tasks import LIFT_TASKS
+
+FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo"
+LARGEST_BYTES = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    torch.set_num_threads(1)
+    return Policy.load(FOLDER)
+
+
+def test_it_is_small_prunes_to_16_tokens_and_has_a_card(policy):
+    files = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert sum(files.values()) <= LARGEST_BYTES
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert policy.tokens_per_camera == 16 and policy.cameras == ("base", "wrist")
+    counted = json.loads((FOLDER / "provenance.json").read_text())["evaluation"]
+    assert counted["episodes"] >= 30
+    assert f'"successes": {counted["successes"]}' in (FOLDER / "README.md").read_text()
+
+
+def test_it_lifts_the_cube_that_it_is_told_to(policy):
+    """The same scene under each instruction, so that only the words can tell which cube to take."""
+    scene = Scene()
+    results = [
+        next(event for event in play(policy, scene, task, FIRST_SEED, 0.06) if isinstance(event, Result))
+        for task in LIFT_TASKS
+    ]
+    assert sum(result.success for result in results) >= 2
+    assert sum(bool(result.wrong) for result in results) <= 1
