@@ -1,4 +1,4 @@
-"""python -m grids_ros demo | sim | record | train | evaluate: each imports what it needs when it is called."""
+"""python -m grids_ros demo | sim | record | train | evaluate | bench: each imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SUMMARIES = {
     "record": "scripted demonstrations as rosbag2",
     "train": "a policy from bags",
     "evaluate": "a checkpoint in closed loop, without ROS",
+    "bench": "what is promised of time, measured: bench realtime",
 }
 
 
@@ -57,8 +58,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def bench(arguments: Sequence[str]) -> int:
+    """Needs rclpy."""
+    from grids_ros.bench.__main__ import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, evaluate)
+    command.__name__: command for command in (demo, sim, record, train, evaluate, bench)
 }
 
 

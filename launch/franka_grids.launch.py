@@ -25,14 +25,12 @@ from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
+from grids_ros.ros.qos import FASTDDS_TRANSPORTS
 from launch import LaunchDescription
 
 PACKAGE = "grids_ros"
 SHARE = get_package_share_directory(PACKAGE)
 RESPAWN_DELAY_S = 2.0
-# FastDDS's default transports delay an image by 12 ms, these by 1 ms. They reach only participants on this machine or
-# with the same setting, so they are chosen for the simulation alone; a robot's network is its owner's to set up.
-TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
 
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
@@ -96,7 +94,8 @@ def _nodes(context) -> list:
     if sim:
         parameters = [params, {"publish_clock": use_sim_time}]
         sim_node = Node(name="grids_sim", executable="sim_node", parameters=parameters, **common)
-        transports = EnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", default_value=TRANSPORTS)
+        # For the simulation alone: a robot's network is its owner's to set up.
+        transports = EnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", default_value=FASTDDS_TRANSPORTS)
         actions.insert(0, SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports))
         actions += [sim_node, _end_with(sim_node, "the simulated arm")]
     if _flag(given["rviz"]):

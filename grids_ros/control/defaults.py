@@ -22,7 +22,7 @@ FOLLOWER = FollowerConfig(
     ),
     gripper=GripperHysteresis(closed=0.0, close_below=0.03, open_above=0.05, open=0.08),
     period_s=0.01,
-    join="blend",
+    join="rtc",
     join_s=0.2,
     max_pose_age_s=0.1,
     future_s=0.05,

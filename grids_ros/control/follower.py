@@ -31,7 +31,7 @@ class FollowerConfig:
     limits: Limits
     gripper: GripperHysteresis
     period_s: float
-    join: str = "blend"
+    join: str = "rtc"
     join_s: float = 0.2
     max_pose_age_s: float = 0.1
     future_s: float = 0.05

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.timeline import JOINS
-from grids_ros.evaluate.episode import Result, play
+from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.scene import Scene
@@ -44,12 +46,12 @@ def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None) ->
     """One episode in a worker process; its result, and its film when there is a folder for it."""
     policy, scene = _mine
     film = Video(video / f"{seed}_{task.colour}.mp4") if video else None
-    for event in play(policy, scene, task, seed, delay_s, join):
+    for event in play(policy, scene, task, seed, repeat(delay_s), replace(FOLLOWER, join=join)):
         if isinstance(event, Result):
             if film:
                 film.close()
             return event
-        if film:
+        if film and isinstance(event, Step):
             film.add(event)
     raise RuntimeError(f"the episode with seed {seed} ended without a result")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from grids_ros.control.continuity import Continuation, Continuity
 from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
-from grids_ros.control.follower import Follower, Refused
+from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
 from grids_ros.observation import AgeLimits, ObservationBuffer
 from grids_ros.sim.scene import Scene
@@ -40,6 +40,15 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Tick:
+    """One period of the follower: when, what the arm was told, and the chunk that it came from."""
+
+    now_ns: int
+    command: Command | None
+    chunk: ActionChunk | None
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """How an episode ended.
 
@@ -56,22 +65,24 @@ class Result:
     coordinates: dict[str, np.ndarray]
 
 
-def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float, join: str) -> Iterator[Step | Result]:
-    """Yield every inference, then the Result.
+def play(
+    policy: Infers, scene: Scene, task: Task, seed: int, delays: Iterator[float], config: FollowerConfig = FOLLOWER
+) -> Iterator[Step | Tick | Result]:
+    """Yield every inference and every tick, then the Result.
 
-    delay_s: simulated time from an observation to its chunk's arrival at the follower [s]. As on the robot, the next
-    inference does not start before. join: how chunks are joined, one of JOINS.
+    delays: for each inference the simulated time from its observation to its chunk's arrival at the follower [s]. As
+    on the robot, the next inference does not start before. config: of the follower.
     """
     scene.reset(seed)
     buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
     buffer.instruction = task.instruction
-    follower, continuity, monitor = Follower(replace(FOLLOWER, join=join)), Continuity(), SuccessMonitor(task)
-    ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * FOLLOWER.period_s))
+    follower, continuity, monitor = Follower(config), Continuity(), SuccessMonitor(task)
+    ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * config.period_s))
     arriving: Arriving = None
     latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
     success, tick = False, 0
     while not success and scene.time_s < LIMIT_S:
-        now_ns = START_NS + round(tick * FOLLOWER.period_s * NANOSECONDS)
+        now_ns = START_NS + round(tick * config.period_s * NANOSECONDS)
         buffer.add_pose(now_ns, scene.tool_pose())
         buffer.add_gripper(now_ns, scene.gripper_opening())
         follower.measure(now_ns, scene.tool_pose())
@@ -80,16 +91,17 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float, jo
             for name in policy.cameras:
                 buffer.add_image(name, now_ns, _message(scene.render(name)))
             observation = buffer.observe(now_ns)
-            continuation = continuity.at(observation) if join == "rtc" else None
+            continuation = continuity.at(observation) if config.join == "rtc" else None
             step = Step(observation, policy.infer(observation, continuation=continuation))
             yield step
             latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
             for name, points in step.output.coordinates.items():
                 seen[name].append(points)
-            arriving = (now_ns + round(delay_s * NANOSECONDS), step.output.chunk)
+            arriving = (now_ns + round(next(delays) * NANOSECONDS), step.output.chunk)
         arriving = _deliver(arriving, follower, continuity, now_ns)
         command = follower.tick(now_ns)
-        scene.step(command.pose if command else None, command.gripper if command else None, FOLLOWER.period_s)
+        yield Tick(now_ns, command, follower.chunk)
+        scene.step(command.pose if command else None, command.gripper if command else None, config.period_s)
         tick += 1
         success = monitor.update(scene)
         wrong.update(colour for colour in ("red", "green", "blue") if colour != task.colour and lifted(scene, colour))

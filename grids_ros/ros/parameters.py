@@ -95,7 +95,7 @@ _FRAMES = (
 )
 _JOIN = Parameter(
     "join",
-    "blend",
+    "rtc",
     "How a new chunk takes over: latest enters it at once, blend fades it in, rtc lets the policy go on from what the "
     "arm will have done by then. The same for policy and follower.",
     choices=JOINS,

@@ -48,7 +48,8 @@ class PolicyNode(ManagedNode):
         self._deadline_misses = self._published = self._dropped = 0
         self._last_chunk: float | None = None
         self._continuity, self._planned_generation = Continuity(), self._generation
-        self._latencies, self._ages, self._periods = Window(WINDOW), Window(WINDOW), Window(WINDOW)
+        self._latencies, self._overheads = Window(WINDOW), Window(WINDOW)
+        self._ages, self._periods = Window(WINDOW), Window(WINDOW)
 
     def configure(self) -> None:
         settings = self.settings
@@ -133,7 +134,7 @@ class PolicyNode(ManagedNode):
         if generation != self._planned_generation:  # what was planned for another instruction does not go on
             self._continuity.forget()
             self._planned_generation = generation
-        now_ns = self.get_clock().now().nanoseconds
+        begun, now_ns = time.perf_counter(), self.get_clock().now().nanoseconds
         try:
             observation = self._streams.observe(instruction, now_ns)
             started = time.perf_counter()
@@ -146,6 +147,7 @@ class PolicyNode(ManagedNode):
         self._latencies.add(latency_s)
         self._ages.add((now_ns - observation.stamp_ns) / NANOSECONDS)
         if self._publish_chunk(output, generation):
+            self._overheads.add(time.perf_counter() - begun - output.latency_s.get("model", latency_s))
             self._report(generation, OK, "publishing chunks")
             self._show(observation, output)
 
@@ -197,6 +199,7 @@ class PolicyNode(ManagedNode):
             "tokens_per_camera": policy.tokens_per_camera if policy is not None else "not loaded",
             "rate_hz": 1.0 / period if period > 0.0 else 0.0,
             **self._latencies.percentiles("inference_ms", 1e3),
+            **self._overheads.percentiles("overhead_ms", 1e3),
             **self._ages.percentiles("observation_age_ms", 1e3),
             "observation_to_chunk_ms": 1e3 * delay_s if delay_s is not None else "not measured",
             "deadline_misses": self._deadline_misses,
