@@ -25,12 +25,12 @@ from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
-from grids_ros.ros.qos import FASTDDS_TRANSPORTS
 from launch import LaunchDescription
 
 PACKAGE = "grids_ros"
 SHARE = get_package_share_directory(PACKAGE)
 RESPAWN_DELAY_S = 2.0
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
 
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
@@ -94,9 +94,9 @@ def _nodes(context) -> list:
     if sim:
         parameters = [params, {"publish_clock": use_sim_time}]
         sim_node = Node(name="grids_sim", executable="sim_node", parameters=parameters, **common)
-        # For the simulation alone: a robot's network is its owner's to set up.
-        transports = EnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", default_value=FASTDDS_TRANSPORTS)
-        actions.insert(0, SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports))
+        profile = os.path.join(SHARE, "config", "fastdds.xml")
+        for name in PROFILE_VARIABLES:  # for the simulation alone: a robot's network is its owner's to set up
+            actions.insert(0, SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)))
         actions += [sim_node, _end_with(sim_node, "the simulated arm")]
     if _flag(given["rviz"]):
         view = ["-d", os.path.join(SHARE, "config", "grids.rviz")]

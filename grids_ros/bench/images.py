@@ -11,9 +11,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 from grids_ros.datatypes import NANOSECONDS
@@ -22,26 +25,28 @@ from grids_ros.ros import conversions, qos
 HEIGHT, WIDTH, RATE_HZ = 480, 640, 20.0
 TOPIC = "bench_image"
 SETTLE_S = 3.0  # until publisher and subscriber have found each other
-TRANSPORTS = {"default": "DEFAULT", "shipped": qos.FASTDDS_TRANSPORTS}
+PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
 
 
 def latencies(seconds: float) -> dict[str, dict[str, float | int]]:
     """Transport to its figures."""
-    return {name: _measure(transports, seconds) for name, transports in TRANSPORTS.items()}
+    plain = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
+    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))}
+    return {"default": _measure(plain, seconds), "shipped": _measure(shipped, seconds)}
 
 
-def _measure(transports: str, seconds: float) -> dict[str, float | int]:
-    environment = {**os.environ, "FASTDDS_BUILTIN_TRANSPORTS": transports}
+def _measure(environment: Mapping[str, str], seconds: float) -> dict[str, float | int]:
     command = [sys.executable, "-m", "grids_ros.bench.images"]
     length = str(seconds + SETTLE_S)
-    with subprocess.Popen([*command, "publish", length], env=environment) as publisher:
+    with subprocess.Popen([*command, "publish", str(seconds + 2 * SETTLE_S)], env=environment) as publisher:
         heard = subprocess.run([*command, "listen", length], env=environment, stdout=subprocess.PIPE, check=True)
         publisher.wait()
     samples = 1e3 * np.array(json.loads(heard.stdout))
     if len(samples) == 0:
-        raise RuntimeError(f"no image arrived with FASTDDS_BUILTIN_TRANSPORTS={transports}")
+        raise RuntimeError("no image arrived")
     return {
-        "received": len(samples),
+        "arrived": round(len(samples) / (seconds * RATE_HZ), 3),
         "p50_ms": round(float(np.median(samples)), 3),
         "p99_ms": round(float(np.percentile(samples, 99)), 3),
     }
@@ -53,11 +58,13 @@ def publish(seconds: float) -> None:
     publisher = node.create_publisher(Image, TOPIC, qos.NEWEST)
     picture = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     message = conversions.from_rgb(picture, "camera", 0)
-    end = time.monotonic() + seconds
+    next_s = time.monotonic()
+    end = next_s + seconds
     while time.monotonic() < end:
         message.header.stamp = node.get_clock().now().to_msg()
         publisher.publish(message)
-        time.sleep(1.0 / RATE_HZ)
+        next_s += 1.0 / RATE_HZ
+        time.sleep(max(0.0, next_s - time.monotonic()))
 
 
 def listen(seconds: float) -> None:
@@ -72,8 +79,10 @@ def listen(seconds: float) -> None:
             samples.append(latency_ns / NANOSECONDS)
 
     node.create_subscription(Image, TOPIC, on_image, qos.NEWEST)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
     while time.monotonic() < start + seconds:
-        rclpy.spin_once(node, timeout_sec=0.1)
+        executor.spin_once(timeout_sec=0.1)
     print(json.dumps(samples))
 
 

@@ -21,7 +21,6 @@ from grids_ros.demo.conductor import Conductor, DemoError
 from grids_ros.demo.monitor import Monitor
 from grids_ros.demo.processes import ProcessDied, Processes
 from grids_ros.demo.run import host
-from grids_ros.ros.qos import FASTDDS_TRANSPORTS
 
 EPISODES = 6  # for the joints
 IMAGES_S = 10.0
@@ -31,7 +30,8 @@ LOADS = ("inference", "hog")
 def run(checkpoint: Path, seconds: float, out: Path) -> int:
     """The bench; its exit code. The last line of output is the JSON that is also in OUT/realtime.json."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", FASTDDS_TRANSPORTS)
+    for name in images.PROFILE_VARIABLES:
+        os.environ.setdefault(name, str(images.PROFILE))
     out.mkdir(parents=True, exist_ok=True)
     print("Images: 640x480 from publisher to callback", flush=True)
     transports = images.latencies(IMAGES_S)
@@ -91,7 +91,7 @@ def table(result: Mapping) -> str:
     )
     lines.append(f"  late by a horizon: largest step {late['largest_step_mm']} mm; {late['last_refusal']}")
     for name, figures in result["image_latency"].items():
-        lines.append(f"  640x480, {name} transports: {figures['p50_ms']} ms, {figures['received']} received")
+        lines.append(f"  640x480, {name} transports: {figures['p50_ms']} ms, {100 * figures['arrived']:.0f} % arrived")
     lines.append(f"  {'join':<12} {'position':>10} {'velocity':>10}   jump at a joint, in median steps")
     for name, figures in result["joints"].items():
         lines.append(f"  {name:<12} {figures['position_jump']:>10.2f} {figures['velocity_jump']:>10.2f}")

@@ -1,8 +1,8 @@
 """The policy node: images and an instruction in, action chunks out at a fixed rate.
 
 Three threads of control, and what each may touch:
-- the executor's: parameters, transitions, the timer, the instruction;
-- the worker's (one inference at a time): the streams, the policy, and publishing its results;
+- the executor's: parameters, transitions, the timers, the instruction, keeping up with the streams;
+- the worker's (one inference at a time): observing, the policy, and publishing its results;
 - `_lock` guards the little that both use: the instruction and whether the node is active.
 """
 
@@ -28,8 +28,10 @@ from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
 from grids_ros.ros.managed import STEADY, ManagedNode, run
 from grids_ros.ros.parameters import POLICY, ParameterError
+from grids_ros.ros.realtime import SWITCH_S
 from grids_ros.ros.streams import Streams
 
+KEEP_UP_S = 0.02  # between two looks at what the robot has sent
 WINDOW = 100  # inferences over which rates and latencies are reported
 
 
@@ -40,7 +42,7 @@ class PolicyNode(ManagedNode):
         self._lock = threading.Lock()
         self._instruction, self._generation, self._active = "", 0, False
         self._worker: Worker | None = None
-        self._timer = None
+        self._timers: list = []
         self._start_over()
         super().__init__("grids_policy", POLICY, **options)
 
@@ -97,14 +99,18 @@ class PolicyNode(ManagedNode):
         self._start_over()
         self._worker = Worker(self._infer, "inference")
         self._active = True
-        self._timer = self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY)
+        self._timers = [
+            self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY),
+            self.create_timer(KEEP_UP_S, self._streams.keep_up, clock=STEADY),
+        ]
 
     def deactivate(self) -> None:
-        self.destroy_timer(self._timer)
+        for timer in self._timers:
+            self.destroy_timer(timer)
         with self._lock:
             self._active = False  # from here on nothing is published, whatever is still being computed
         self._worker.stop()
-        self._worker = self._timer = None
+        self._worker, self._timers = None, []
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
@@ -210,6 +216,7 @@ class PolicyNode(ManagedNode):
 
 def main(args=None) -> int:
     """Entry point."""
+    sys.setswitchinterval(SWITCH_S)  # inference never waits long for the executor's callbacks
     return run(PolicyNode, args)
 
 

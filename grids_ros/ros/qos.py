@@ -5,9 +5,6 @@ from __future__ import annotations
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
-# FASTDDS_BUILTIN_TRANSPORTS with which large images arrive at once. The default sends them over UDP in fragments. It
-# reaches only participants on this machine or with the same setting.
-FASTDDS_TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
 CHUNK_LEASE_S = 1.0  # a policy that was killed no longer counts as a publisher after this long
 
 

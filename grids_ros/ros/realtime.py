@@ -12,7 +12,7 @@ import resource
 import sys
 
 PRIORITY = 40  # of SCHED_FIFO, 1 to 99: below the arm's own controllers, which by convention run at 50 and above
-SWITCH_S = 5e-4  # how long a Python thread may keep another one waiting [s]; 5 ms by default
+SWITCH_S = 1e-4  # how long a Python thread may keep another one waiting [s]; 5 ms by default
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # Linux; on fault: not the untouched part of every thread's stack
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from geometry_msgs.msg import PoseStamped
@@ -44,7 +45,11 @@ def info_topic(image_topic: str) -> str:
 
 
 class Streams:
-    """Everything that an observation is made of, except the instruction. To be used from one thread at a time."""
+    """Everything that an observation is made of, except the instruction.
+
+    A robot sends its pose up to a thousand times a second: `keep_up` takes in what has come, so that an observation
+    need not wait for it. It may be called from another thread than `observe`.
+    """
 
     def __init__(self, node: Node, cameras: Sequence[str], settings: Mapping[str, object]):
         """Raises ValueError for parameters that do not fit the cameras."""
@@ -55,6 +60,7 @@ class Streams:
             future=settings["max_future_s"],
         )
         topics = image_topics(settings["camera_topics"], cameras)
+        self._lock = threading.Lock()
         self._logger = node.get_logger()
         self._base, self._fingers = settings["base_frame"], settings["finger_joints"]
         self._buffer = ObservationBuffer(cameras, limits)
@@ -71,15 +77,25 @@ class Streams:
 
     def observe(self, instruction: str, now_ns: int):
         """The Observation at `now_ns`. Raises NotReady with every reason, refused messages included."""
-        self._drain()
-        self._buffer.instruction = instruction
-        try:
-            return self._buffer.observe(now_ns)
-        except NotReady as error:
-            faults = (f"refused: {fault}" for fault in self._faults.values() if fault)
-            raise NotReady((*error.reasons, *faults)) from error
+        self.keep_up()
+        with self._lock:
+            self._take_images()
+            self._buffer.instruction = instruction
+            try:
+                return self._buffer.observe(now_ns)
+            except NotReady as error:
+                faults = (f"refused: {fault}" for fault in self._faults.values() if fault)
+                raise NotReady((*error.reasons, *faults)) from error
 
-    def _drain(self) -> None:
+    def keep_up(self) -> None:
+        """Take in the measured poses and joints that have come."""
+        with self._lock:
+            for message in self._pose.take():
+                self._keep("current_pose", message, self._add_pose)
+            for message in self._joints.take():
+                self._keep("joint_states", message, self._add_joints)
+
+    def _take_images(self) -> None:
         for name, inbox in self._images.items():
             message = inbox.newest()
             if message is not None:
@@ -87,10 +103,6 @@ class Streams:
                 self.frames[name] = message.header.frame_id
         for name, inbox in self._info_inboxes.items():
             self.infos[name] = inbox.newest() or self.infos.get(name)
-        for message in self._pose.take():
-            self._keep("current_pose", message, self._add_pose)
-        for message in self._joints.take():
-            self._keep("joint_states", message, self._add_joints)
 
     def _keep(self, name: str, message, add) -> None:
         try:
