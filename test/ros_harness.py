@@ -198,7 +198,8 @@ class Arm:
         self.pose = conversions.to_pose(message, "base", "target_pose")
 
     def still(self, seconds: float = 0.3) -> bool:
-        """Whether the target does not move, while it is watched for so long."""
+        """Whether the target does not move, once it was braked, while it is watched for so long."""
+        time.sleep(0.1)
         start = len(self.targets)
         before = self.pose.position
         time.sleep(seconds)

@@ -42,7 +42,7 @@ class PolicyNode(ManagedNode):
         self._lock = threading.Lock()
         self._instruction, self._generation, self._active = "", 0, False
         self._worker: Worker | None = None
-        self._timers: list = []
+        self._ticking: list = []
         self._start_over()
         super().__init__("grids_policy", POLICY, **options)
 
@@ -99,18 +99,18 @@ class PolicyNode(ManagedNode):
         self._start_over()
         self._worker = Worker(self._infer, "inference")
         self._active = True
-        self._timers = [
+        self._ticking = [
             self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY),
             self.create_timer(KEEP_UP_S, self._streams.keep_up, clock=STEADY),
         ]
 
     def deactivate(self) -> None:
-        for timer in self._timers:
+        for timer in self._ticking:
             self.destroy_timer(timer)
         with self._lock:
             self._active = False  # from here on nothing is published, whatever is still being computed
         self._worker.stop()
-        self._worker, self._timers = None, []
+        self._worker, self._ticking = None, []
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
