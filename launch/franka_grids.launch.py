@@ -35,7 +35,7 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
-    "tokens": ("", "Visual tokens per camera that the checkpoint must have; 0: any number. Empty: as in params_file."),
+    "tokens": ("", "Visual tokens per camera, as the checkpoint was trained; 0: all. Empty: as in params_file."),
     "join": ("", "How a new chunk takes over: latest, blend or rtc. Empty: as in params_file."),
     "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
     "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),

@@ -179,10 +179,11 @@ def test_a_chunk_that_ends_in_mid_motion_is_braked_by_its_end():
     assert (np.diff(xs) > -SLACK).all()
 
 
-def test_no_step_back_when_the_delay_changes_between_chunks():
+@pytest.mark.parametrize("join", JOINS)
+def test_no_step_back_when_the_delay_changes_between_chunks(join):
     """openpi#393, Isaac-GR00T#272, lerobot#4223: chunks of one straight motion, arriving 0 to 300 ms late."""
     random = np.random.default_rng(0)
-    f = follower(limits=Limits((-9,) * 3, (9,) * 3, 2.0, 3.0, 50.0, 50.0, 5.0, 3.0))
+    f = follower(join=join, limits=Limits((-9,) * 3, (9,) * 3, 2.0, 3.0, 50.0, 50.0, 5.0, 3.0))
     arm, xs, due = Pose((0, 0, 0.3), UP), [], []
     for i in range(600):
         now = i * 10 * MS

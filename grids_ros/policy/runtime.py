@@ -72,7 +72,7 @@ class Policy:
         self._prompt = checkpoint.prompt()
         self._steps = denoising_steps or checkpoint.spec.denoising_steps
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
-        self.cameras = checkpoint.spec.cameras
+        self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
         self.tokens_per_camera = tokens_per_camera(checkpoint.model)
 
     @classmethod
@@ -81,7 +81,7 @@ class Policy:
     ) -> Policy:
         """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
 
-        tokens: how many tokens per camera the caller expects, or None for what the checkpoint has.
+        tokens: how many tokens per camera to use, one of its `budgets`, or None for all.
         Raises CheckpointError for a broken folder, another number of tokens, or a device that is not there.
         """
         try:
@@ -89,12 +89,27 @@ class Policy:
         except (RuntimeError, AssertionError) as error:
             raise checkpoints.CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
         checkpoint = checkpoints.load(folder)
-        has = tokens_per_camera(checkpoint.model)
-        if tokens is not None and tokens != has:
-            raise checkpoints.CheckpointError(f"tokens is {tokens}, the checkpoint {folder} was trained with {has}")
         if denoising_steps is not None and denoising_steps < 1:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
-        return cls(checkpoint, device, denoising_steps)
+        policy = cls(checkpoint, device, denoising_steps)
+        if tokens is not None:
+            policy.use_tokens(tokens)
+        return policy
+
+    def use_tokens(self, tokens: int) -> None:
+        """Use the first `tokens` of each camera from now on. Raises CheckpointError as `check_tokens` does."""
+        self.check_tokens(tokens)
+        wrapped = attached(self._model)
+        if wrapped:
+            wrapped.sampler.use(tokens)
+            self._prompt = self._checkpoint.prompt()
+            self.tokens_per_camera = tokens
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raises CheckpointError for a number of tokens that the checkpoint was not trained with."""
+        if tokens not in self.budgets:
+            trained = " or ".join(map(str, self.budgets))
+            raise checkpoints.CheckpointError(f"tokens is {tokens}, this checkpoint was trained with {trained}")
 
     def warm_up(self) -> None:
         """Infer on a made-up observation, so that the first real one takes no longer than the rest."""

@@ -72,6 +72,10 @@ class ManagedNode(LifecycleNode):
         """Give everything back. Called after a failed `configure` as well. Must not raise."""
         raise NotImplementedError
 
+    def change(self, name: str, value: object) -> None:
+        """Take the new value of a live parameter, when configured. Raises ValueError for one that cannot be."""
+        raise NotImplementedError
+
     def diagnostic_values(self) -> Mapping[str, object]:
         raise NotImplementedError
 
@@ -134,12 +138,15 @@ class ManagedNode(LifecycleNode):
         for change in changes:
             if change.name not in self._table:
                 continue
-            if self.settings:
+            parameter = self._table[change.name]
+            if self.settings and not parameter.live:
                 reason = f"parameter '{change.name}' is read on configure: deactivate and clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
             try:
-                self._table[change.name].check(change.value)
-            except parameters.ParameterError as error:
+                parameter.check(change.value)
+                if self.settings:
+                    self.change(change.name, change.value)
+            except ValueError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 

@@ -2,7 +2,7 @@
 
 A value of the wrong type or out of range is refused with a message that says what is valid, an unknown name with
 the nearest known one. Parameters are read when a node is configured and cannot be changed until it is cleaned up,
-so `ros2 param get` always shows what runs.
+so `ros2 param get` always shows what runs; those that are `live` take effect at once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Parameter:
     """One parameter. The default gives the type; `low` and `high` bound the number, or each number of an array.
 
     length: the number of elements that an array must have; 0 for one or more. choices: the only values, if given.
+    live: may be changed while the node is configured.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Parameter:
     high: float | None = None
     length: int = 0
     choices: tuple[str, ...] = ()
+    live: bool = False
 
     @property
     def expected(self) -> str:
@@ -109,7 +111,15 @@ _AGES = (
 POLICY = (
     Parameter("checkpoint", "", "Folder of the checkpoint. Must be given."),
     Parameter("device", "cpu", "Where the policy runs: cpu, cuda, cuda:0, ..."),
-    Parameter("tokens", 0, "Visual tokens per camera that the checkpoint must have; 0: any number.", 0, 4096),
+    Parameter(
+        "tokens",
+        0,
+        "Visual tokens per camera, one of the numbers that the checkpoint was trained with; 0: all. May be changed "
+        "while the policy runs, and holds from the next chunk on.",
+        0,
+        4096,
+        live=True,
+    ),
     Parameter("denoising_steps", 0, "Denoising steps of the action expert; 0: as the checkpoint says.", 0, 100),
     Parameter("threads", 0, "CPU threads of torch; 0: torch's own choice.", 0, 256),
     Parameter("rate_hz", 5.0, "How often a chunk is computed [Hz].", 0.1, 100.0),

@@ -3,7 +3,7 @@
 Three threads of control, and what each may touch:
 - the executor's: parameters, transitions, the timers, the instruction, keeping up with the streams;
 - the worker's (one inference at a time): observing, the policy, and publishing its results;
-- `_lock` guards the little that both use: the instruction and whether the node is active.
+- `_lock` guards the little that both use: the instruction, the tokens, and whether the node is active.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class PolicyNode(ManagedNode):
             denoising_steps=settings["denoising_steps"] or None,
         )
         self._policy.warm_up()
+        self._tokens = self._policy.tokens_per_camera
         self.get_logger().info(
             f"{settings['checkpoint']} is ready on {settings['device']} after {time.perf_counter() - started:.1f} s: "
             f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._policy.tokens_per_camera}"
@@ -81,6 +82,13 @@ class PolicyNode(ManagedNode):
             name: self.create_publisher(Image, f"overlay/{name}/image_raw", qos.NEWEST) for name in self._policy.cameras
         }
         self._heard = self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+
+    def change(self, name: str, value: object) -> None:
+        """`tokens`: the inference that is under way ends as it began."""
+        tokens = value or self._policy.budgets[-1]
+        self._policy.check_tokens(tokens)
+        with self._lock:
+            self._tokens = tokens
 
     def cleanup(self) -> None:
         kept = self.__dict__
@@ -136,7 +144,9 @@ class PolicyNode(ManagedNode):
     def _infer(self) -> None:
         """One inference, in the worker's thread."""
         with self._lock:
-            instruction, generation = self._instruction, self._generation
+            instruction, generation, tokens = self._instruction, self._generation, self._tokens
+        if tokens != self._policy.tokens_per_camera:
+            self._policy.use_tokens(tokens)
         if generation != self._planned_generation:  # what was planned for another instruction does not go on
             self._continuity.forget()
             self._planned_generation = generation
