@@ -36,7 +36,7 @@ def test_the_metronome_ticks_until_it_is_stopped_and_says_what_it_missed():
         if len(missed) == 5:
             release.set()
 
-    metronome = Metronome(0.01, tick, failed=lambda error: None, name="test")
+    metronome = Metronome(0.01, lambda: None, tick, failed=lambda error: None, name="test")
     assert release.wait(20.0)
     metronome.stop()
     count = len(missed)
@@ -54,7 +54,7 @@ def test_what_a_tick_raises_is_handed_over_and_ends_the_thread():
         failures.append(error)
         handed.set()
 
-    metronome = Metronome(0.005, tick, failed, "test")
+    metronome = Metronome(0.005, lambda: None, tick, failed, "test")
     assert handed.wait(20.0)
     metronome.stop()
     assert [str(error) for error in failures] == ["a bug"]

@@ -126,13 +126,14 @@ class FollowerNode(ManagedNode):
             self._apply_holds()
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections, in the control loop, skip it
-        self._metronome = Metronome(self._config.period_s, self._tick, self._fail, "control")
+        self._metronome = Metronome(self._config.period_s, self._prepare, self._tick, self._fail, "control")
 
     def deactivate(self) -> None:
         self._metronome.stop()
         self._metronome = None
         if self._command is not None:  # stop: where the arm was sent last is where it stays
-            self._publish_target(self._command)
+            self._target.header.stamp = conversions.to_stamp(self._now())
+            self._target_publisher.publish(self._target)
         self._follower = None
 
     def close(self) -> None:
@@ -143,25 +144,33 @@ class FollowerNode(ManagedNode):
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
+    def _prepare(self) -> None:
+        """The next command, in the metronome's thread."""
+        with self._lock:
+            self._measure()
+            now_ns = self._now()
+            command, chunk = self._follower.tick(now_ns), self._follower.chunk
+        if command is not None:
+            self._target = conversions.from_pose_stamped(command.pose, self.settings["base_frame"], now_ns)
+        self._command = command
+        if command is not None and not command.holding:
+            self._ages.add((now_ns - chunk.stamp_ns) / NANOSECONDS)
+
     def _tick(self, late_s: float, missed: int) -> None:
-        """One command, in the metronome's thread."""
+        """Send it, in the same thread."""
+        command = self._command
+        if command is not None:
+            self._target.header.stamp = conversions.to_stamp(self._now())
+            self._target_publisher.publish(self._target)
+            if command.gripper is not None:
+                self._gripper_publisher.publish(Float64MultiArray(data=[command.gripper]))
         started = time.perf_counter()
         if self._last_tick is not None:
             self._periods.add(started - self._last_tick)
         self._last_tick = started
         self._late.add(late_s)
         self._missed += missed
-        with self._lock:
-            self._measure()
-            now_ns = self._now()
-            command, chunk = self._follower.tick(now_ns), self._follower.chunk
-        if command is not None:
-            self._publish_target(command)
-            if command.gripper is not None:
-                self._gripper_publisher.publish(Float64MultiArray(data=[command.gripper]))
-        self._command = command
         if command is not None and not command.holding:
-            self._ages.add((now_ns - chunk.stamp_ns) / NANOSECONDS)
             self.diagnostics.update(OK, "following")
         else:
             self.diagnostics.update(WARN, f"holding: {self._hold_reason(command)}")
@@ -194,10 +203,6 @@ class FollowerNode(ManagedNode):
             return
         self._pose_fault = ""
         self._follower.measure(conversions.to_ns(message.header.stamp), pose)
-
-    def _publish_target(self, command: Command) -> None:
-        frame = self.settings["base_frame"]
-        self._target_publisher.publish(conversions.from_pose_stamped(command.pose, frame, self._now()))
 
     def _on_poses(self, message: MultiDOFJointTrajectory) -> None:
         self._poses = message
