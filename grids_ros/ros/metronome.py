@@ -27,8 +27,8 @@ def _sleep_until(instant_s: float) -> None:
 class Metronome:
     """Calls `prepare()`, and then at the deadline `tick(late_s, missed)`, once per period, until `stop`.
 
-    Both in a thread of its own; `prepare` at most AHEAD_S, or half a period, before the deadline. late_s: how long after
-    its deadline [s]. missed: how many deadlines passed without a tick just before it.
+    Both in a thread of its own; `prepare` at most AHEAD_S, or half a period, before the deadline.
+    late_s: how long after its deadline [s]. missed: how many deadlines passed without a tick just before it.
     What they raise ends the thread and goes to `failed`, in that thread.
     """
 
