@@ -20,14 +20,15 @@ ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
 unexport PYTHONPATH AMENT_PREFIX_PATH ROS_LOCALHOST_ONLY ROS_STATIC_PEERS ROS_DISCOVERY_SERVER
-unexport FASTRTPS_DEFAULT_PROFILES_FILE FASTDDS_DEFAULT_PROFILES_FILE
+unexport FASTDDS_BUILTIN_TRANSPORTS
 
 # Loopback, in a domain that other checkouts and other users of this machine are unlikely to share.
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export ROS_DOMAIN_ID := $(shell printf '%s' "$$(id -u) $(CURDIR)" | cksum | awk '{print 1 + $$1 % 101}')
 export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
-# FastDDS's default transports delay images by ten times as much.
-export FASTDDS_BUILTIN_TRANSPORTS := LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true
+# FastDDS's default transports lose most large images. The second name is that of FastDDS 3 (Kilted).
+export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
+export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
 export RCUTILS_COLORIZED_OUTPUT := 0
 export MUJOCO_GL ?= egl
 export PYTHONUNBUFFERED := 1

@@ -1,4 +1,4 @@
-"""python -m grids_ros demo | sim | record | train | evaluate | replay: each imports what it needs when it is called."""
+"""python -m grids_ros demo, sim, record, train, evaluate, replay or bench: each imports what it needs when called."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SUMMARIES = {
     "train": "a policy from bags",
     "evaluate": "a checkpoint in closed loop, without ROS",
     "replay": "a checkpoint scored on recorded bags, without ROS",
+    "bench": "what is promised of time, measured: bench realtime",
 }
 
 
@@ -64,8 +65,15 @@ def replay(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def bench(arguments: Sequence[str]) -> int:
+    """Needs rclpy."""
+    from grids_ros.bench.__main__ import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, evaluate, replay)
+    command.__name__: command for command in (demo, sim, record, train, evaluate, replay, bench)
 }
 
 

@@ -2,7 +2,7 @@
 
 A value of the wrong type or out of range is refused with a message that says what is valid, an unknown name with
 the nearest known one. Parameters are read when a node is configured and cannot be changed until it is cleaned up,
-so `ros2 param get` always shows what runs.
+so `ros2 param get` always shows what runs; those that are `live` take effect at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from grids_ros.control.follower import FollowerConfig
 from grids_ros.control.gripper import GripperHysteresis
 from grids_ros.control.limits import Limits
+from grids_ros.control.timeline import JOINS
 
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")  # declared by rclpy itself
 
@@ -26,7 +27,8 @@ class ParameterError(ValueError):
 class Parameter:
     """One parameter. The default gives the type; `low` and `high` bound the number, or each number of an array.
 
-    length: the number of elements that an array must have; 0 for one or more.
+    length: the number of elements that an array must have; 0 for one or more. choices: the only values, if given.
+    live: may be changed while the node is configured.
     """
 
     name: str
@@ -35,10 +37,14 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     length: int = 0
+    choices: tuple[str, ...] = ()
+    live: bool = False
 
     @property
     def expected(self) -> str:
         """What a valid value is, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         kind = self.default[0] if isinstance(self.default, tuple) else self.default
         noun = {bool: "true or false", int: "an integer", float: "a float such as 1.0", str: "a string"}[type(kind)]
         if self.low is not None:
@@ -64,6 +70,8 @@ class Parameter:
     def _check_one(self, value: object, like: object, whole: object) -> None:
         if type(value) is not type(like):
             raise self._refusal(whole)
+        if self.choices and value not in self.choices:
+            raise self._refusal(whole)
         if self.low is not None and not self.low <= value <= self.high:  # NaN fails as well
             raise self._refusal(whole)
 
@@ -75,6 +83,13 @@ _FRAMES = (
     Parameter("base_frame", "base", "Frame of all poses, the arm's base. Other frames are refused."),
     Parameter("tool_frame", "tool", "Frame that is moved: the point between the fingertips, z out of the gripper."),
 )
+_JOIN = Parameter(
+    "join",
+    "rtc",
+    "How a new chunk takes over: latest enters it at once, blend fades it in, rtc lets the policy go on from what the "
+    "arm will have done by then. The same for policy and follower.",
+    choices=JOINS,
+)
 _AUTOSTART = Parameter("autostart", False, "Configure and activate at start; end the process where that fails.")
 _AGES = (
     Parameter("pose_max_age_s", 0.1, "The measured pose may be no older than this [s].", 0.001, 10.0),
@@ -84,10 +99,19 @@ _AGES = (
 POLICY = (
     Parameter("checkpoint", "", "Folder of the checkpoint. Must be given."),
     Parameter("device", "cpu", "Where the policy runs: cpu, cuda, cuda:0, ..."),
-    Parameter("tokens", 0, "Visual tokens per camera that the checkpoint must have; 0: any number.", 0, 4096),
+    Parameter(
+        "tokens",
+        0,
+        "Visual tokens per camera, one of the numbers that the checkpoint was trained with; 0: all. May be changed "
+        "while the policy runs, and holds from the next chunk on.",
+        0,
+        4096,
+        live=True,
+    ),
     Parameter("denoising_steps", 0, "Denoising steps of the action expert; 0: as the checkpoint says.", 0, 100),
     Parameter("threads", 0, "CPU threads of torch; 0: torch's own choice.", 0, 256),
     Parameter("rate_hz", 5.0, "How often a chunk is computed [Hz].", 0.1, 100.0),
+    _JOIN,
     Parameter(
         "camera_topics",
         ("camera/{name}/image_raw",),
@@ -115,11 +139,14 @@ POLICY = (
 
 FOLLOWER = (
     Parameter("rate_hz", 100.0, "How often target_pose is published [Hz].", 1.0, 1000.0),
-    Parameter("join_s", 0.2, "Over how long a new chunk is faded in [s]; 0.0 enters it at once.", 0.0, 2.0),
+    _JOIN,
+    Parameter("join_s", 0.2, "Over how long a new chunk is faded in, unless join is latest [s].", 0.0, 2.0),
     Parameter("workspace_min", (0.25, -0.40, 0.005), "Lower corner of the box for the tool [m].", -5.0, 5.0, 3),
     Parameter("workspace_max", (0.75, 0.40, 0.60), "Upper corner of the box for the tool [m].", -5.0, 5.0, 3),
     Parameter("linear_speed", 0.5, "Greatest speed of the target [m/s]; 0.0 means it stands still.", 0.0, 3.0),
     Parameter("angular_speed", 1.5, "Greatest turning speed of the target [rad/s]; 0.0: no turning.", 0.0, 6.0),
+    Parameter("linear_acceleration", 10.0, "Greatest acceleration of the target, and braking [m/s^2].", 0.0, 50.0),
+    Parameter("angular_acceleration", 20.0, "Greatest angular acceleration of the target [rad/s^2].", 0.0, 100.0),
     Parameter("lead_translation", 0.10, "How far the target may be ahead of the measured pose [m].", 0.0, 1.0),
     Parameter("lead_rotation", 0.50, "How far the target may be turned from the measured pose [rad].", 0.0, 3.1),
     Parameter("gripper_closed", 0.0, "Opening that is sent to close [m]; nothing smaller is ever sent.", 0.0, 0.2),
@@ -164,6 +191,8 @@ def follower_config(settings: Mapping[str, object]) -> FollowerConfig:
             workspace_max=settings["workspace_max"],
             linear_speed=settings["linear_speed"],
             angular_speed=settings["angular_speed"],
+            linear_acceleration=settings["linear_acceleration"],
+            angular_acceleration=settings["angular_acceleration"],
             lead_translation=settings["lead_translation"],
             lead_rotation=settings["lead_rotation"],
         ),
@@ -174,6 +203,7 @@ def follower_config(settings: Mapping[str, object]) -> FollowerConfig:
             open=settings["gripper_open"],
         ),
         period_s=1.0 / settings["rate_hz"],
+        join=settings["join"],
         join_s=settings["join_s"],
         max_pose_age_s=settings["pose_max_age_s"],
         future_s=settings["max_future_s"],

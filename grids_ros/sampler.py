@@ -111,6 +111,7 @@ class GridSampler(nn.Module):
     def __init__(self, config: SamplerConfig):
         super().__init__()
         self.config = config
+        self.active = config.tokens
         self.input_norm = nn.LayerNorm(config.channels) if config.layer_norm else nn.Identity()
         self.coordinate_mlp = nn.Sequential(
             nn.Linear(config.channels, COORDINATE_HIDDEN),
@@ -123,6 +124,12 @@ class GridSampler(nn.Module):
                 nn.Linear(2, EMBEDDING_HIDDEN), nn.ReLU(), nn.Linear(EMBEDDING_HIDDEN, config.channels)
             )
 
+    def use(self, tokens: int) -> None:
+        """Read the first `tokens` coordinates only, from now on. Raises ValueError outside of 1 to K."""
+        if not 1 <= tokens <= self.config.tokens:
+            raise ValueError(f"tokens is {tokens}, expected 1 to {self.config.tokens}")
+        self.active = tokens
+
     def coordinates(self, features: Tensor) -> Tensor:
         """Where to read: features (B, H, W, C) to coordinates (B, K, 2), each in [margin, 1 - margin]."""
         pooled = self.input_norm(features.mean(dim=(1, 2)))
@@ -130,7 +137,7 @@ class GridSampler(nn.Module):
             pooled = pooled + self.config.noise * torch.randn_like(pooled)
         # The sigmoid and what follows run in float32: bfloat16 near 1 resolves only 1/256 of the image.
         logits = self.coordinate_mlp(pooled).float()
-        unit = torch.sigmoid(logits).view(-1, self.config.tokens, 2)
+        unit = torch.sigmoid(logits).view(-1, self.config.tokens, 2)[:, : self.active]
         margin = self.config.margin
         return (margin + (1.0 - 2.0 * margin) * unit).clamp(margin, 1.0 - margin)
 

@@ -30,14 +30,13 @@ from launch import LaunchDescription
 PACKAGE = "grids_ros"
 SHARE = get_package_share_directory(PACKAGE)
 RESPAWN_DELAY_S = 2.0
-# FastDDS's default transports delay an image by 12 ms, these by 1 ms. They reach only participants on this machine or
-# with the same setting, so they are chosen for the simulation alone; a robot's network is its owner's to set up.
-TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
 
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
-    "tokens": ("", "Visual tokens per camera that the checkpoint must have; 0: any number. Empty: as in params_file."),
+    "tokens": ("", "Visual tokens per camera, as the checkpoint was trained; 0: all. Empty: as in params_file."),
+    "join": ("", "How a new chunk takes over: latest, blend or rtc. Empty: as in params_file."),
     "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
     "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),
     "camera_topics": (
@@ -69,6 +68,8 @@ def _nodes(context) -> list:
         policy["device"] = given["device"]
     if given["tokens"]:
         policy["tokens"] = int(given["tokens"])
+    if given["join"]:
+        policy["join"] = follower["join"] = given["join"]
     if given["policy_rate_hz"]:
         policy["rate_hz"] = float(given["policy_rate_hz"])
     if given["camera_topics"]:
@@ -93,8 +94,9 @@ def _nodes(context) -> list:
     if sim:
         parameters = [params, {"publish_clock": use_sim_time}]
         sim_node = Node(name="grids_sim", executable="sim_node", parameters=parameters, **common)
-        transports = EnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", default_value=TRANSPORTS)
-        actions.insert(0, SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports))
+        profile = os.path.join(SHARE, "config", "fastdds.xml")
+        for name in PROFILE_VARIABLES:  # for the simulation alone: a robot's network is its owner's to set up
+            actions.insert(0, SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)))
         actions += [sim_node, _end_with(sim_node, "the simulated arm")]
     if _flag(given["rviz"]):
         view = ["-d", os.path.join(SHARE, "config", "grids.rviz")]

@@ -7,9 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).resolve().parents[1] / "config" / "fastdds.xml")
+os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"]
 
 import cv2
 import numpy as np
@@ -196,7 +198,8 @@ class Arm:
         self.pose = conversions.to_pose(message, "base", "target_pose")
 
     def still(self, seconds: float = 0.3) -> bool:
-        """Whether the target does not move, while it is watched for so long."""
+        """Whether the target does not move, once it was braked, while it is watched for so long."""
+        time.sleep(0.1)
         start = len(self.targets)
         before = self.pose.position
         time.sleep(seconds)

@@ -107,7 +107,7 @@ def test_wrong_tensors_are_named(folder, change, text):
 
 def test_the_caller_s_wishes_are_checked(whole):
     assert Policy.load(whole, tokens=4).tokens_per_camera == 4
-    with pytest.raises(CheckpointError, match="tokens is 16, .* was trained with 4"):
+    with pytest.raises(CheckpointError, match="tokens is 16, this checkpoint was trained with 4"):
         Policy.load(whole, tokens=16)
     with pytest.raises(CheckpointError, match="denoising_steps is -1"):
         Policy.load(whole, denoising_steps=-1)

@@ -1,5 +1,7 @@
 """Chunks as functions of time, and a follower whose limits hold whatever it is fed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from grids_ros.control import rotation
 from grids_ros.control.follower import Follower, FollowerConfig, Refused
 from grids_ros.control.gripper import GripperHysteresis
-from grids_ros.control.limits import Limits, toward
-from grids_ros.control.timeline import Join, gripper_at, pose_at
+from grids_ros.control.limits import Limits, shortened, stopping, toward
+from grids_ros.control.timeline import JOINS, Join, gripper_at, pose_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
 MS = NANOSECONDS // 1000
@@ -20,6 +22,8 @@ LIMITS = Limits(
     workspace_max=(0.5, 0.5, 0.6),
     linear_speed=0.5,
     angular_speed=1.0,
+    linear_acceleration=8.0,
+    angular_acceleration=20.0,
     lead_translation=0.1,
     lead_rotation=0.5,
 )
@@ -78,7 +82,7 @@ def chunks(draw, stamp_ns=AT_ZERO):
 
 def test_a_chunk_passes_through_its_steps_and_is_linear_between_them():
     c = chunk()
-    for at_ms, x in ((0, 0.1), (100, 0.1), (125, 0.125), (150, 0.15), (200, 0.2), (900, 0.2)):
+    for at_ms, x in ((-50, 0.0), (0, 0.0), (50, 0.05), (100, 0.1), (125, 0.125), (150, 0.15), (200, 0.2), (900, 0.2)):
         np.testing.assert_allclose(pose_at(c, at_ms * MS).position, (x, 0, 0.3), atol=1e-12)
 
 
@@ -155,20 +159,31 @@ def test_silence_before_the_first_chunk():
 
 
 def test_follows_a_chunk_then_holds_where_it_ended():
-    f = follower(join_s=0.0)
+    f = follower(join="latest")
     f.measure(0, HOME)
-    f.accept(chunk(positions=((0.1, 0, 0.3), (0.14, 0, 0.3))), 0)
-    commands = run(f, 0, 40, arm=HOME)
-    assert [c.holding for c in commands] == [False] * 21 + [True] * 19
+    f.accept(chunk(positions=((0.1, 0, 0.3), (0.12, 0, 0.3), (0.12, 0, 0.3))), 0)
+    commands = run(f, 0, 50, arm=HOME)
+    assert [c.holding for c in commands] == [False] * 31 + [True] * 19
     assert commands[-1].reason == "chunk ended"
-    np.testing.assert_allclose(commands[-1].pose.position, (0.14, 0, 0.3), atol=1e-12)
-    assert len({tuple(c.pose.position) for c in commands[21:]}) == 1
+    np.testing.assert_allclose(commands[-1].pose.position, (0.12, 0, 0.3), atol=1e-12)
+    assert len({tuple(c.pose.position) for c in commands[31:]}) == 1
 
 
-def test_no_step_back_when_the_delay_changes_between_chunks():
+def test_a_chunk_that_ends_in_mid_motion_is_braked_by_its_end():
+    f = follower(join="latest")
+    f.measure(0, HOME)
+    f.accept(chunk(positions=[(0.1 + 0.03 * k, 0, 0.3) for k in range(1, 5)]), 0)
+    xs = np.array([c.pose.position[0] for c in run(f, 0, 60, arm=HOME)])
+    assert np.diff(xs)[20:35].min() == pytest.approx(3e-3, rel=1e-3)  # in full swing a moment before
+    assert np.ptp(xs[41:]) < 1e-12, "at rest within a tick of the last step"
+    assert (np.diff(xs) > -SLACK).all()
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_no_step_back_when_the_delay_changes_between_chunks(join):
     """openpi#393, Isaac-GR00T#272, lerobot#4223: chunks of one straight motion, arriving 0 to 300 ms late."""
     random = np.random.default_rng(0)
-    f = follower(limits=Limits((-9,) * 3, (9,) * 3, 2.0, 3.0, 5.0, 3.0))
+    f = follower(join=join, limits=Limits((-9,) * 3, (9,) * 3, 2.0, 3.0, 50.0, 50.0, 5.0, 3.0))
     arm, xs, due = Pose((0, 0, 0.3), UP), [], []
     for i in range(600):
         now = i * 10 * MS
@@ -196,17 +211,25 @@ def test_no_step_back_when_the_delay_changes_between_chunks():
     st.lists(st.tuples(st.integers(0, 40), chunks(st.integers(0, 400).map(lambda ms: ms * MS))), max_size=6),
     poses(),
     st.lists(st.tuples(st.integers(0, 60), poses()), max_size=4),
+    st.sets(st.integers(0, 60), max_size=3),
+    st.sampled_from(JOINS),
 )
-def test_limits_hold_whatever_comes(arrivals, start, pushes):
-    """Speed always; the box as soon as the arm is inside it; the lead whenever the arm is not pushed away."""
-    f = follower()
-    arm, last, inside = start, None, False
+def test_limits_hold_whatever_comes(arrivals, start, pushes, holds, join):
+    """Speed and acceleration always, holds included; the box as soon as the arm is inside it; the lead whenever the
+    arm is not pushed away."""
+    f = follower(join=join)
+    arm, inside = start, False
+    path, turns = [], []
     started_inside = (np.clip(start.position, LIMITS.workspace_min, LIMITS.workspace_max) == start.position).all()
     pushed = dict(pushes)
     for tick in range(60):
         now = tick * 10 * MS
         arm = pushed.get(tick, arm)
         f.measure(now, arm)
+        if tick in holds:
+            f.hold("test")
+        if tick - 3 in holds:
+            f.release(now)
         for when, c in arrivals:
             if when == tick:
                 try:
@@ -216,28 +239,61 @@ def test_limits_hold_whatever_comes(arrivals, start, pushes):
         command = f.tick(now)
         if command is None:
             continue
-        previous = last if last is not None else arm
-        assert np.linalg.norm(command.pose.position - previous.position) <= LIMITS.linear_speed * PERIOD_S + SLACK
-        assert angle(previous, command.pose) <= LIMITS.angular_speed * PERIOD_S + 1e-6
+        path = path or [arm] * 2
+        path.append(command.pose)
+        turns.append(rotation.difference(path[-1].quaternion, path[-2].quaternion))
         box_error = np.maximum(
             np.subtract(LIMITS.workspace_min, command.pose.position),
             np.subtract(command.pose.position, LIMITS.workspace_max),
         ).max()
         inside = inside or box_error <= 0
         if inside:
-            assert box_error <= SLACK
+            assert box_error <= 1e-7
         if started_inside and not pushed:
-            assert np.linalg.norm(command.pose.position - arm.position) <= LIMITS.lead_translation + SLACK
-        last = command.pose
+            assert np.linalg.norm(command.pose.position - arm.position) <= LIMITS.lead_translation + 1e-7
+    steps = np.diff([pose.position for pose in path], axis=0).reshape(-1, 3)
+    assert (np.linalg.norm(steps, axis=1) <= LIMITS.linear_speed * PERIOD_S + SLACK).all()
+    changes = np.diff(steps, axis=0)
+    assert (np.linalg.norm(changes, axis=1) <= LIMITS.linear_acceleration * PERIOD_S**2 + SLACK).all()
+    turns = np.reshape(turns, (-1, 3))
+    assert (np.linalg.norm(turns, axis=1) <= LIMITS.angular_speed * PERIOD_S + 1e-6).all()
+    twists = np.linalg.norm(np.diff(turns, axis=0, prepend=np.zeros((1, 3))), axis=1)[: len(turns)]
+    assert (twists <= LIMITS.angular_acceleration * PERIOD_S**2 + 1e-6).all()
+
+
+step = st.tuples(*[st.floats(-0.02, 0.02)] * 3).map(np.array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(step, st.floats(1e-4, 1e-2))
+def test_the_way_to_stop_is_what_braking_takes(last, change):
+    way, moving = np.zeros(3), shortened(last, max(0.0, np.linalg.norm(last) - change))
+    while np.linalg.norm(moving) > 0.0:
+        way = way + moving
+        moving = shortened(moving, max(0.0, np.linalg.norm(moving) - change))
+    np.testing.assert_allclose(stopping(last, change), way, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.0, 0.3), st.floats(0.01, 0.4))
+def test_a_goal_that_stands_still_is_reached_without_passing_it(start, distance):
+    f = follower(join="latest", limits=dataclasses.replace(LIMITS, lead_translation=1.0))
+    arm = Pose((start - 0.4, 0.0, 0.3), UP)
+    goal = start - 0.4 + distance
+    f.measure(0, arm)
+    f.accept(chunk(positions=[(goal, 0.0, 0.3)] * 20), 0)
+    xs = np.array([c.pose.position[0] for c in run(f, 0, 195, arm=arm)])
+    assert np.diff(xs).min() >= -SLACK and xs.max() <= goal + 1e-9
+    assert xs[-1] == pytest.approx(goal, abs=1e-6)
 
 
 def test_zero_is_a_limit_like_any_other():
-    still = Limits(LIMITS.workspace_min, LIMITS.workspace_max, 0.0, 0.0, 0.1, 0.5)
+    still = Limits(LIMITS.workspace_min, LIMITS.workspace_max, 0.0, 0.0, 8.0, 20.0, 0.1, 0.5)
     f = follower(limits=still)
     f.measure(0, HOME)
     f.accept(chunk(positions=((0.4, 0.4, 0.4), (0.5, 0.5, 0.5))), 0)
     assert all(np.array_equal(c.pose.position, HOME.position) for c in run(f, 0, 15, HOME))
-    flat = Limits((-0.5, 0.0, 0.0), (0.5, 0.0, 0.6), 0.5, 1.0, 0.1, 0.5)
+    flat = Limits((-0.5, 0.0, 0.0), (0.5, 0.0, 0.6), 0.5, 1.0, 8.0, 20.0, 0.1, 0.5)
     f = follower(limits=flat)
     f.measure(0, HOME)
     f.accept(chunk(positions=((0.1, 0.4, 0.3), (0.1, 0.4, 0.3))), 0)
@@ -259,17 +315,18 @@ def test_hold_is_at_once_and_lasts_until_released():
     f.accept(chunk(), 0)
     before = run(f, 0, 5, arm=HOME)[-1]
     f.hold("hold service")
-    held = run(f, 50 * MS, 3, HOME)
+    held = run(f, 50 * MS, 10, HOME)
     assert all(c.holding and c.reason == "hold service" for c in held)
-    assert np.array_equal(held[0].pose.position, before.pose.position)
+    way = np.diff([c.pose.position[0] for c in (before, *held)])
+    assert way[0] > 0.0 and (np.diff(way[:4]) < 0.0).all() and (way[4:] == 0.0).all()
     with pytest.raises(Refused, match="holding: hold service"):
         f.accept(chunk(60 * MS), 80 * MS)
-    f.release(100 * MS)
+    f.release(200 * MS)
     with pytest.raises(Refused, match="before the hold was released"):
-        f.accept(chunk(90 * MS), 110 * MS)
-    f.measure(110 * MS, HOME)
-    f.accept(chunk(105 * MS), 110 * MS)
-    assert not run(f, 110 * MS, 1, HOME)[0].holding
+        f.accept(chunk(190 * MS), 210 * MS)
+    f.measure(210 * MS, HOME)
+    f.accept(chunk(205 * MS), 210 * MS)
+    assert not run(f, 210 * MS, 1, HOME)[0].holding
 
 
 def test_a_stale_pose_holds_and_what_was_missed_is_not_made_up_in_one_leap():
@@ -348,10 +405,12 @@ def test_the_follower_sends_each_gripper_change_once():
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: Limits((0, 0, 1), (1, 1, 0), 1, 1, 1, 1), "lies above workspace_max"),
-        (lambda: Limits((0, 0, 0), (1, 1, 1), -1, 1, 1, 1), "linear_speed is -1"),
-        (lambda: Limits((0, 0, 0), (1, 1, np.nan), 1, 1, 1, 1), "workspace_max is"),
-        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, np.inf), "lead_rotation is inf"),
+        (lambda: Limits((0, 0, 1), (1, 1, 0), 1, 1, 1, 1, 1, 1), "lies above workspace_max"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), -1, 1, 1, 1, 1, 1), "linear_speed is -1"),
+        (lambda: Limits((0, 0, 0), (1, 1, np.nan), 1, 1, 1, 1, 1, 1), "workspace_max is"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, 1, 1, np.inf), "lead_rotation is inf"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, np.nan, 1, 1, 1), "linear_acceleration is nan"),
+        (lambda: follower(join="newest"), "'newest', expected one of latest, blend, rtc"),
         (lambda: GripperHysteresis(0.0, 0.05, 0.03, 0.08), "close_below < open_above"),
         (lambda: follower(period_s=0.0), "period_s is 0.0"),
         (lambda: follower(join_s=-1.0), "join_s is -1.0"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import pytest
 from tiny import save_tiny
 
+from grids_ros.control.defaults import FOLLOWER
 from grids_ros.datatypes import ActionChunk, Observation, PolicyOutput
 from grids_ros.evaluate import __main__ as program
 from grids_ros.evaluate import episode
@@ -27,10 +30,11 @@ class Oracle:
     cameras = ("base", "wrist")
 
     def __init__(self, scene: Scene, task: Task):
-        self._scene, self._expert, self.seen = scene, Expert(task), []
+        self._scene, self._expert, self.seen, self.continuations = scene, Expert(task), [], []
 
-    def infer(self, observation: Observation) -> PolicyOutput:
+    def infer(self, observation: Observation, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
+        self.continuations.append(continuation)
         target, opening = self._expert.act(self._scene)
         times = np.array([0.1, 0.4])
         chunk = ActionChunk(
@@ -46,8 +50,8 @@ def scene() -> Scene:
 
 
 def result_of(policy: Oracle, scene: Scene, task: Task, seed: int) -> tuple[list[Step], Result]:
-    *steps, result = play(policy, scene, task, seed, DELAY_S)
-    return steps, result
+    *events, result = play(policy, scene, task, seed, repeat(DELAY_S))
+    return [event for event in events if isinstance(event, Step)], result
 
 
 def test_lifting_the_named_cube_is_success_and_ends_the_episode(scene):
@@ -69,6 +73,25 @@ def test_inferences_are_a_fifth_of_a_second_apart_and_see_the_scene_of_their_sta
     moved = [np.linalg.norm(seen.pose.position - policy.seen[0].pose.position) for seen in policy.seen]
     assert moved[0] == 0.0 and max(moved) > 0.05
     assert not np.array_equal(policy.seen[0].images["wrist"], policy.seen[-1].images["wrist"])
+
+
+def test_with_rtc_each_chunk_but_the_first_two_goes_on_from_the_last_for_the_delay(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 2.0)
+    policy = Oracle(scene, RED)
+    events = play(policy, scene, RED, 205, repeat(0.15), replace(FOLLOWER, join="rtc"))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert policy.continuations[:2] == [None, None], "nothing to go on from, then no delay known"
+    for last, continuation in zip(steps[1:], policy.continuations[2:], strict=False):
+        assert continuation.chunk is last.output.chunk
+        assert continuation.delay_s == pytest.approx(0.15)
+    assert len(policy.continuations) > 5
+
+
+def test_no_inference_starts_before_the_last_chunk_has_arrived(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 2.0)
+    policy = Oracle(scene, RED)
+    list(play(policy, scene, RED, 206, repeat(0.3)))
+    assert set(np.diff([seen.stamp_ns for seen in policy.seen]).tolist()) == {400_000_000}
 
 
 def test_lifting_another_cube_is_no_success_but_the_wrong_object(scene, monkeypatch):
@@ -94,7 +117,7 @@ def test_the_right_cube_on_the_wrong_one_is_a_mistake(scene, monkeypatch):
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 1.0)
     policy = Oracle(scene, RED)
-    *_, result = play(policy, scene, RED, 204, delay_s=0.5)
+    *_, result = play(policy, scene, RED, 204, repeat(0.5))
     assert not result.success
     assert np.ptp([seen.pose.position for seen in policy.seen], axis=0).max() < 5e-3
 
@@ -148,6 +171,7 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--delay", "nan"], "--delay is nan"),
         (["--task", "dance"], "invalid choice"),
         (["--ood", "fog"], "distractors"),
+        (["--join", "newest"], "invalid choice: 'newest' (choose from"),
         (["--checkpoint", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "checkpoint",
     "device",
     "tokens",
+    "join",
     "policy_rate_hz",
     "control_rate_hz",
     "camera_topics",

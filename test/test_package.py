@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # What may import rclpy: the nodes, and the demo that drives them.
-EDGE = ("grids_ros.ros", "grids_ros.demo")
+EDGE = ("grids_ros.bench", "grids_ros.ros", "grids_ros.demo")
 
 
 @pytest.fixture(scope="module")

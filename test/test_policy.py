@@ -13,6 +13,7 @@ from transformers import PI0ForConditionalGeneration
 
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy import preprocess
+from grids_ros.policy.checkpoint import CheckpointError
 from grids_ros.policy.grids import attach, attached, detach, tokens_per_camera
 from grids_ros.policy.model import build
 from grids_ros.policy.runtime import Policy, sample_actions
@@ -227,3 +228,19 @@ def test_pixels_span_minus_one_to_one():
     pixels = preprocess.to_pixels(np.array([[[0, 255, 128]]], dtype=np.uint8))
     torch.testing.assert_close(pixels.flatten(), torch.tensor([-1.0, 1.0, 128 / 127.5 - 1.0]))
     assert pixels.shape == (3, 1, 1)
+
+
+def test_the_number_of_tokens_changes_between_two_inferences_and_back():
+    checkpoint = tiny(4)
+    checkpoint.provenance["stages"] = [{"nested": [2]}]
+    policy = Policy(checkpoint)
+    assert policy.budgets == (2, 4)
+    all_of_them = policy.infer(observation())
+    policy.use_tokens(2)
+    fewer = policy.infer(observation())
+    assert {name: len(points) for name, points in fewer.coordinates.items()} == {"base": 2, "wrist": 2}
+    np.testing.assert_array_equal(fewer.coordinates["base"], all_of_them.coordinates["base"][:2])
+    policy.use_tokens(4)
+    np.testing.assert_array_equal(policy.infer(observation()).chunk.positions, all_of_them.chunk.positions)
+    with pytest.raises(CheckpointError, match="tokens is 3, this checkpoint was trained with 2 or 4"):
+        policy.use_tokens(3)

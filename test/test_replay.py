@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from recording import PERIOD, SPEED, START, foreign, picture, write_recording, write_step
 from rosbags.highlevel import AnyReader
-from tiny import save_tiny
+from tiny import tiny
 
 from grids_ros.data.bags import BagWriter
 from grids_ros.data.source import Source
 from grids_ros.datatypes import Observation, Pose
+from grids_ros.policy.checkpoint import save
 from grids_ros.policy.runtime import Policy
 from grids_ros.replay import variants
 from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, main
@@ -30,7 +31,10 @@ PROBED = ("--other-instruction", "lift the green cube")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+    nested, folder = tiny(), tmp_path_factory.mktemp("checkpoint") / "tiny"
+    nested.provenance["stages"] = [{"nested": [2]}]
+    save(nested, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +246,7 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
     joints = ("-r", "camera/base/image_raw:=joint_states")
     for expected, said, arguments in (
         (UNUSABLE, "nowhere does not exist", [bag, "--checkpoint", tmp_path / "nowhere"]),
-        (UNUSABLE, "4 tokens per camera, no more", [bag, "--checkpoint", checkpoint, "--tokens", "8"]),
+        (UNUSABLE, "trained with 2 or 4", [bag, "--checkpoint", checkpoint, "--tokens", "8"]),
         (UNUSABLE, "compared with itself", [bag, "--checkpoint", checkpoint, checkpoint]),
         (UNUSABLE, "expected from:=to", [bag, "--checkpoint", checkpoint, "--remap", "a=b"]),
         (UNUSABLE, "'rate_hz' is 'fast'", [bag, "--checkpoint", checkpoint, "-p", "rate_hz:=fast"]),

@@ -8,12 +8,14 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
+from rclpy.parameter import Parameter
 from ros_harness import Arm, Cameras, say, until
 from std_msgs.msg import String
-from tiny import save_tiny
+from tiny import save_tiny, tiny
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from grids_ros.policy import runtime
+from grids_ros.policy.checkpoint import save
 from grids_ros.ros import qos
 from grids_ros.ros.policy_node import PolicyNode
 
@@ -102,3 +104,23 @@ def test_the_instruction_reaches_the_token_ids_and_a_strange_one_is_refused(ros,
     instruction.publish(String(data="lift the red cube"))
     until(lambda: len(chunks) > count, "chunks again")
     assert ids[-1] == red
+
+
+def test_the_number_of_tokens_changes_between_two_chunks_and_a_wrong_one_is_refused(ros, tmp_path):
+    policy = tiny(4)
+    policy.provenance["stages"] = [{"nested": [2]}]
+    save(policy, tmp_path / "nested")
+    Arm(ros)
+    Cameras(ros)
+    chunks = ros.collect(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
+    node = ros.start(PolicyNode, checkpoint=str(tmp_path / "nested"), rate_hz=20.0, threads=1)
+    ros.activate(node)
+    say(ros, "lift the red cube")
+    until(lambda: len(chunks) > 2, "chunks")
+    refused = node.set_parameters_atomically([Parameter("tokens", value=3)])
+    assert not refused.successful and "trained with 2 or 4" in refused.reason
+    for tokens, used in ((2, 2), (0, 4)):
+        assert node.set_parameters_atomically([Parameter("tokens", value=tokens)]).successful
+        until(lambda used=used: node.diagnostic_values()["tokens_per_camera"] == used, "the new number")
+        count = len(chunks)
+        until(lambda count=count: len(chunks) > count + 1, "chunks with it")

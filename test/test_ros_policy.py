@@ -34,7 +34,7 @@ class FakePolicy:
     tokens_per_camera = 2
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.continuations = [], []
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
@@ -42,8 +42,9 @@ class FakePolicy:
     def warm_up(self) -> None:
         pass
 
-    def infer(self, observation, seed: int = 0) -> PolicyOutput:
+    def infer(self, observation, seed: int = 0, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
+        self.continuations.append(continuation)
         self.gate.wait(20.0)
         if self.error is not None:
             raise self.error
@@ -158,6 +159,20 @@ def test_a_new_instruction_drops_the_chunk_that_is_being_computed_for_the_old_on
     assert stale_ns not in stamps
     assert [by_stamp[stamp] for stamp in stamps if stamp > stale_ns] == ["lift the blue cube"] * 2
     assert node.diagnostic_values()["chunks_dropped"] == 1
+
+
+def test_with_rtc_chunks_go_on_from_the_last_and_a_new_instruction_starts_afresh(ros, policy, arm, cameras, chunks):
+    node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, join="rtc")
+    ros.activate(node)
+    instruction = say(ros, "lift the red cube")
+    going = until(lambda: [c for c in policy.continuations if c], "a chunk that goes on from another")
+    published = {conversions.to_ns(chunk.header.stamp) for chunk in chunks}
+    assert going[0].chunk.stamp_ns in published and 0.0 < going[0].delay_s < 1.2
+    instruction.publish(String(data="lift the blue cube"))
+    until(lambda: policy.seen[-1].instruction == "lift the blue cube", "the new instruction")
+    first = [seen.instruction for seen in policy.seen].index("lift the blue cube")
+    until(lambda: len(policy.continuations) > first, "its inference")
+    assert policy.continuations[first] is None
 
 
 def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy, chunks):

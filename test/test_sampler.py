@@ -195,3 +195,15 @@ def test_configuration_round_trip_and_unknown_key():
 def test_a_map_with_other_channels_is_refused():
     with pytest.raises(ValueError, match=r"expected \(B, H, W, 8\)"):
         GridSampler(SamplerConfig(tokens=1, channels=8))(torch.zeros(1, 4, 4, 7))
+
+
+def test_fewer_tokens_are_the_first_of_all():
+    sampler, features = GridSampler(SamplerConfig(tokens=6, channels=8)).eval(), torch.randn(2, 4, 4, 8)
+    tokens, coordinates = sampler(features)
+    sampler.use(2)
+    fewer, first = sampler(features)
+    assert torch.equal(first, coordinates[:, :2])
+    torch.testing.assert_close(fewer, tokens[:, :2])
+    for wrong in (0, 7):
+        with pytest.raises(ValueError, match="expected 1 to 6"):
+            sampler.use(wrong)

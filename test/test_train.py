@@ -16,6 +16,7 @@ from grids_ros.data.bags import Episode
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.preprocess import to_chunk, word_tokenizer
+from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
 from grids_ros.train.card import plot_losses, write_card
@@ -171,6 +172,24 @@ def test_training_lowers_the_loss_on_what_it_sees(tmp_path):
     trained(tmp_path / "run", [60], recipe)
     flow = [json.loads(line)["flow"] for line in (tmp_path / "run" / "losses.jsonl").open()]
     assert np.mean(flow[-10:]) < 0.8 * np.mean(flow[:10])
+
+
+def test_nested_training_sees_each_number_of_tokens_and_repeats(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, steps=12, nested=(1, 2))
+    seen = []
+    forward = GridSampler.forward
+
+    def watched(self, features):
+        tokens, coordinates = forward(self, features)
+        seen.append(coordinates.shape[1])
+        return tokens, coordinates
+
+    monkeypatch.setattr(GridSampler, "forward", watched)
+    trained(tmp_path / "a", [12], recipe)
+    whole, seen[:] = list(seen), []
+    resumed = trained(tmp_path / "b", [5, 12], recipe)
+    assert set(whole) == {1, 2, 4} and seen == whole
+    assert [stage["nested"] for stage in resumed.stages] == [[1, 2]], "it is no other recipe after a resume"
 
 
 def test_the_state_of_another_model_is_refused(tmp_path):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grids_ros.control.gripper import GripperHysteresis
-from grids_ros.control.limits import Limits, limit
-from grids_ros.control.timeline import Join, gripper_at
+from grids_ros.control.limits import Limits, Motion, brake, follow
+from grids_ros.control.timeline import JOINS, Join, gripper_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
 
@@ -22,8 +22,8 @@ class Refused(ValueError):
 class FollowerConfig:
     """How chunks are followed.
 
-    limits, gripper: see there. period_s: time between two ticks [s]. join_s: over how long a new chunk is faded
-    in [s]; 0 enters it at once, within the speed limits. max_pose_age_s: the measured pose may be no older [s].
+    limits, gripper: see there. period_s: time between two ticks [s]. join: one of JOINS. join_s: over how long a new
+    chunk is faded in, unless it is entered at once [s]. max_pose_age_s: the measured pose may be no older [s].
     future_s: how far ahead of the clock a chunk's stamp may lie [s].
     Raises ValueError for a value out of range.
     """
@@ -31,6 +31,7 @@ class FollowerConfig:
     limits: Limits
     gripper: GripperHysteresis
     period_s: float
+    join: str = "rtc"
     join_s: float = 0.2
     max_pose_age_s: float = 0.1
     future_s: float = 0.05
@@ -41,6 +42,13 @@ class FollowerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not self.join_s >= 0.0:
             raise ValueError(f"join_s is {self.join_s}, expected at least 0")
+        if self.join not in JOINS:
+            raise ValueError(f"join is {self.join!r}, expected one of {', '.join(JOINS)}")
+
+    @property
+    def fade_s(self) -> float:
+        """Over how long a new chunk is faded in [s]."""
+        return 0.0 if self.join == "latest" else self.join_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +56,8 @@ class Command:
     """What to tell the arm at one tick.
 
     pose: the target of the tool frame in the base frame. gripper: opening to send now [m], or None for nothing.
-    holding: the pose is the last one again. reason: why it holds; empty while it moves. wanted: what the chunk asks
-    for, before the limits; None while it holds.
+    holding: no chunk is followed: the pose comes to rest, and then is the same again. reason: why; else empty.
+    wanted: what the chunk asks for, before the limits; None while it holds.
     """
 
     pose: Pose
@@ -66,8 +74,8 @@ class Follower:
         self.config = config
         self._measured: tuple[int, Pose] | None = None
         self._join: Join | None = None
-        self._command: Pose | None = None
-        self._command_ns = 0
+        self._motion: Motion | None = None
+        self._tick_ns = 0
         self._gripper: float | None = None
         self._holding = True
         self._hold_reason = ""
@@ -115,26 +123,30 @@ class Follower:
         if stale:
             raise Refused(stale)
         # A command in motion belongs to the last tick: joined there, the next one goes on instead of standing still.
-        start_ns = now_ns if self._holding else self._command_ns
-        start = self._command if self._command is not None else self._measured[1]
-        self._join = Join.enter(chunk, start, start_ns, config.join_s)
+        start_ns = now_ns if self._holding else self._tick_ns
+        start = self._motion.pose if self._motion else self._measured[1]
+        self._join = Join.enter(chunk, start, start_ns, config.fade_s)
 
     def tick(self, now_ns: int) -> Command | None:
         """The command at `now_ns`, once per period; None, that is silence, before the first chunk was accepted."""
         self._watch_clock(now_ns)
         reason = self._reason_to_hold(now_ns)
+        config = self.config
         if reason:
             self._holding = True
-            return Command(self._command, None, True, reason) if self._command is not None else None
+            if self._motion is None:
+                return None
+            self._motion = brake(self._motion, config.limits, config.period_s)
+            return Command(self._motion.pose, None, True, reason)
         measured = self._measured[1]
-        command = self._command if self._command is not None else measured
+        motion = self._motion or Motion.at_rest(measured)
         if self._holding:  # the time spent holding must not be caught up with in one leap
-            self._join = Join.enter(self._join.chunk, command, now_ns, self.config.join_s)
-        self._holding = False
-        self._command_ns = now_ns
-        wanted = self._join.at(now_ns)
-        self._command = limit(wanted, command, measured, self.config.limits, self.config.period_s)
-        return Command(self._command, self._gripper_command(now_ns), False, "", wanted)
+            self._join, self._tick_ns = Join.enter(self._join.chunk, motion.pose, now_ns, config.fade_s), now_ns
+        before, goal = self._join.at(self._tick_ns), self._join.at(now_ns)
+        left_s = (self._join.chunk.end_ns - now_ns) / NANOSECONDS
+        self._motion = follow(motion, before, goal, measured, config.limits, config.period_s, left_s)
+        self._holding, self._tick_ns = False, now_ns
+        return Command(self._motion.pose, self._gripper_command(now_ns), False, "", goal)
 
     def _reason_to_hold(self, now_ns: int) -> str:
         if self._hold_reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +11,19 @@ import numpy as np
 from grids_ros.control.rotation import difference, turn
 from grids_ros.datatypes import Pose
 
+BACK_OFF = (1.0, 0.5, 0.25, 0.0)  # how much of a wanted change of speed is tried; 0 is to brake
+SLACK = 1e-9  # [m], [rad]
+
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds on the commanded tool pose.
 
     workspace_min, workspace_max: corners of the box that the tool stays in, (x, y, z) [m], base frame.
-    linear_speed [m/s], angular_speed [rad/s]: of the command, from tick to tick.
-    lead_translation [m], lead_rotation [rad]: how far the command may run ahead of the measured pose; with an
-    impedance controller this bounds the force.
+    linear_speed [m/s], angular_speed [rad/s]: of the command. They bound the step from tick to tick, so a tick that
+    comes late makes no larger one. linear_acceleration [m/s^2], angular_acceleration [rad/s^2]: likewise, braking
+    included. lead_translation [m], lead_rotation [rad]: how far the command may run ahead of the measured pose; with
+    an impedance controller this bounds the force.
     Raises ValueError for a negative or non-finite bound, or a minimum above its maximum.
     """
 
@@ -26,14 +31,17 @@ class Limits:
     workspace_max: tuple[float, float, float]
     linear_speed: float
     angular_speed: float
+    linear_acceleration: float
+    angular_acceleration: float
     lead_translation: float
     lead_rotation: float
 
     def __post_init__(self):
-        for name in ("linear_speed", "angular_speed", "lead_translation", "lead_rotation"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} is {value}, expected a finite value of at least 0")
+        for kind, unit in (("linear", "translation"), ("angular", "rotation")):
+            for name in (f"{kind}_speed", f"{kind}_acceleration", f"lead_{unit}"):
+                value = getattr(self, name)
+                if not (np.isfinite(value) and value >= 0.0):
+                    raise ValueError(f"{name} is {value}, expected a finite value of at least 0")
         for name in ("workspace_min", "workspace_max"):
             corner = getattr(self, name)
             if len(corner) != 3 or not np.isfinite(corner).all():
@@ -42,53 +50,177 @@ class Limits:
             raise ValueError(f"workspace_min {self.workspace_min} lies above workspace_max {self.workspace_max}")
 
 
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """A command and how it moves.
+
+    pose: what the arm is told. linear: (3,) [m], angular: rotation vector (3,) [rad], base axes: the step that led
+    there from the last tick.
+    """
+
+    pose: Pose
+    linear: np.ndarray
+    angular: np.ndarray
+
+    @classmethod
+    def at_rest(cls, pose: Pose) -> Motion:
+        return cls(pose, np.zeros(3), np.zeros(3))
+
+
+def norm(vector: np.ndarray) -> float:
+    """Length of a vector (3,)."""
+    return math.sqrt(vector @ vector)
+
+
+def shortened(vector: np.ndarray, most: float) -> np.ndarray:
+    """The vector, no longer than `most`."""
+    length = norm(vector)
+    return vector if length <= most else vector * (most / length)
+
+
 def toward(start: Pose, goal: Pose, distance: float, angle: float) -> Pose:
     """From `start` toward `goal`, at most `distance` [m] and at most `angle` [rad] away from `start`.
 
     The quaternion lies in the same hemisphere as that of `start`, so that no component flips sign.
     """
-    step = goal.position - start.position
-    length = math.sqrt(step @ step)
-    position = goal.position if length <= distance else start.position + step * (distance / length)
-    rotation = difference(goal.quaternion, start.quaternion)
-    size = math.sqrt(rotation @ rotation)
-    if length <= distance and size <= angle and goal.quaternion @ start.quaternion >= 0.0:
-        return goal
-    quaternion = goal.quaternion if size <= angle else turn(start.quaternion, rotation * (angle / size))
-    if quaternion @ start.quaternion < 0.0:
-        quaternion = -quaternion
-    return Pose(position, quaternion)
+    step, rotation = goal.position - start.position, difference(goal.quaternion, start.quaternion)
+    position = goal.position if norm(step) <= distance else start.position + shortened(step, distance)
+    quaternion = goal.quaternion if norm(rotation) <= angle else turn(start.quaternion, shortened(rotation, angle))
+    return Pose(position, _near(quaternion, start.quaternion))
 
 
-def limit(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> Pose:
-    """The next command: toward `goal`, from the last `command`, within all limits."""
-    return _stages(goal, command, measured, limits, period_s)[-1]
+def stopping(step: np.ndarray, change: float) -> np.ndarray:
+    """Way still to go after a `step` per tick, when each tick after it is shorter by `change`: a vector (3,)."""
+    length = norm(step)
+    if length <= change:
+        return np.zeros(3)
+    ticks = math.ceil(length / change) - 1 if change > 0.0 else 0
+    return step * (ticks - change * ticks * (ticks + 1) / (2.0 * length))
 
 
-def bounding(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:
-    """Which bounds keep `limit` from going to `goal`: "lead", "workspace", "speed"; none of them when it gets there."""
-    stages = (goal, *_stages(goal, command, measured, limits, period_s))
-    return tuple(
-        name
-        for name, before, after in zip(("lead", "workspace", "speed"), stages, stages[1:], strict=False)
-        if differ(before, after)
-    )
+def catch_up(distance: float, change: float) -> float:
+    """The longest step toward something `distance` away from which one still stops there, `change` less each tick.
 
-
-def _stages(goal: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[Pose, Pose, Pose]:
-    """`goal` within the lead, then within the box as well, then within reach of one period.
-
-    The box and the ball around the measured pose bound where the command may go; the speed bounds come last, so
-    that they hold whatever happens: an arm that is pushed, or found outside its box, is led back at limited speed.
-    Both sets are convex, so a command inside them stays inside.
+    From a step v with n = floor(v / change) that takes (n + 1) (v - n change / 2) in all.
     """
-    led = toward(measured, goal, limits.lead_translation, limits.lead_rotation)
+    if change == 0.0:
+        return 0.0
+    n = math.floor((math.sqrt(1.0 + 8.0 * distance / change) - 1.0) / 2.0)
+    return distance / (n + 1) + 0.5 * n * change
+
+
+def next_step(
+    last: np.ndarray,
+    behind: np.ndarray,
+    goal_step: np.ndarray,
+    most: float,
+    change: float,
+    outside: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """The step of this tick, no longer than `most` and no more than `change` away from the `last` one; all (3,).
+
+    The goal made `goal_step` and was `behind` away before it: the step keeps up with the goal and closes the gap no
+    faster than it can brake. outside: for a way from here, by how much it ends outside of each bound, positive when
+    it does. A step is taken only if braking after it ends outside of no bound further than braking now would; and
+    braking now is always possible, so what is inside stays inside.
+    """
+    wanted = shortened(goal_step + shortened(behind, catch_up(norm(behind), change)), most)
+    step = last + shortened(wanted - last, change)
+    brake = shortened(last, max(0.0, norm(last) - change))
+    allowed = np.maximum(outside(brake + stopping(brake, change)), 0.0) + SLACK
+    for share in BACK_OFF:
+        tried = brake + share * (step - brake)
+        if (outside(tried + stopping(tried, change)) <= allowed).all():
+            return tried
+    return brake
+
+
+def admissible(pose: Pose, measured: Pose, limits: Limits) -> tuple[Pose, Pose]:
+    """`pose` within its lead of the measured one; and that within the workspace box as well."""
+    led = toward(measured, pose, limits.lead_translation, limits.lead_rotation)
     boxed = np.minimum(np.maximum(led.position, limits.workspace_min), limits.workspace_max)
-    inside = led if (boxed == led.position).all() else Pose(boxed, led.quaternion)
-    return led, inside, toward(command, inside, limits.linear_speed * period_s, limits.angular_speed * period_s)
+    return led, Pose(boxed, led.quaternion)
+
+
+def binding(goal: Pose, last: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:
+    """Which limits kept `command`, one tick after `last`, from the `goal`: none of them when it is there.
+
+    "lead", "workspace" and "speed" where the goal lies beyond them; else it was "acceleration", which braking ahead
+    of one of them is too.
+    """
+    if not differ(goal, command):
+        return ()
+    led, inside = admissible(goal, measured, limits)
+    linear, angular = inside.position - last.position, difference(inside.quaternion, last.quaternion)
+    fast = norm(linear) > limits.linear_speed * period_s or norm(angular) > limits.angular_speed * period_s
+    beyond = {"lead": differ(goal, led), "workspace": differ(led, inside), "speed": fast}
+    return tuple(name for name, hit in beyond.items() if hit) or ("acceleration",)
 
 
 def differ(a: Pose, b: Pose) -> bool:
     """Whether two poses differ by more than rounding; quaternions of opposite sign are one rotation."""
     apart = np.abs(a.position - b.position).max()
-    return bool(apart > 1e-9 or abs(a.quaternion @ b.quaternion) < 1.0 - 1e-12)
+    return bool(apart > SLACK or abs(a.quaternion @ b.quaternion) < 1.0 - 1e-12)
+
+
+def follow(
+    motion: Motion, goal_before: Pose, goal: Pose, measured: Pose, limits: Limits, period_s: float, left_s: float
+) -> Motion:
+    """The command of this tick, toward a goal that was at `goal_before` one tick ago, within all limits.
+
+    left_s: after this time the motion must have ended [s].
+    """
+    box_min, box_max = np.asarray(limits.workspace_min), np.asarray(limits.workspace_max)
+    before, now = (admissible(pose, measured, limits)[1] for pose in (goal_before, goal))
+    command = motion.pose
+
+    def outside_linear(way: np.ndarray) -> np.ndarray:
+        end = command.position + way
+        box = np.maximum(box_min - end, end - box_max)
+        return np.append(box, norm(end - measured.position) - limits.lead_translation)
+
+    def outside_angular(way: np.ndarray) -> np.ndarray:
+        end = turn(command.quaternion, way)
+        return np.array([norm(difference(end, measured.quaternion)) - limits.lead_rotation])
+
+    linear = next_step(
+        motion.linear,
+        before.position - command.position,
+        now.position - before.position,
+        min(limits.linear_speed, limits.linear_acceleration * left_s) * period_s,
+        limits.linear_acceleration * period_s * period_s,
+        outside_linear,
+    )
+    angular = next_step(
+        motion.angular,
+        difference(before.quaternion, command.quaternion),
+        difference(now.quaternion, before.quaternion),
+        min(limits.angular_speed, limits.angular_acceleration * left_s) * period_s,
+        limits.angular_acceleration * period_s * period_s,
+        outside_angular,
+    )
+    return _moved(motion, linear, angular)
+
+
+def brake(motion: Motion, limits: Limits, period_s: float) -> Motion:
+    """The command of this tick when nothing is to be followed: to rest, as fast as the limits allow."""
+    linear, angular = (
+        shortened(step, max(0.0, norm(step) - acceleration * period_s * period_s))
+        for step, acceleration in (
+            (motion.linear, limits.linear_acceleration),
+            (motion.angular, limits.angular_acceleration),
+        )
+    )
+    return _moved(motion, linear, angular)
+
+
+def _moved(motion: Motion, linear: np.ndarray, angular: np.ndarray) -> Motion:
+    if not linear.any() and not angular.any():
+        return Motion(motion.pose, linear, angular)
+    quaternion = turn(motion.pose.quaternion, angular)
+    return Motion(Pose(motion.pose.position + linear, _near(quaternion, motion.pose.quaternion)), linear, angular)
+
+
+def _near(quaternion: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The quaternion of the same rotation that lies in the hemisphere of `reference`."""
+    return -quaternion if quaternion @ reference < 0.0 else quaternion

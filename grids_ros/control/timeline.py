@@ -9,21 +9,26 @@ import numpy as np
 from grids_ros.control.rotation import difference, turn
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
+# How a new chunk takes over from the one before it. Each skips the steps whose time has passed, by the observation's
+# stamp. latest: it is entered at once, within the limits. blend: it is faded in. rtc: the policy makes it agree with
+# what the arm will have done by then (see policy/rtc.py), and what is left is faded in.
+JOINS = ("latest", "blend", "rtc")
+
 
 def pose_at(chunk: ActionChunk, now_ns: int) -> Pose:
     """The tool pose that the chunk asks for at `now_ns`: linear in position, slerp in rotation.
 
-    Steps whose time has passed take part only as the start of the segment being travelled. Before the first step
-    the first pose is returned, after the last one the last.
+    Steps whose time has passed take part only as the start of the segment being travelled. Before the first step the
+    first segment is continued backwards, by no more than its own length: a chunk says nothing about that time, and
+    one that stood still there would stop an arm in motion. After the last step the last pose is returned.
     """
     seconds = (now_ns - chunk.stamp_ns) / NANOSECONDS
     times = chunk.times
-    after = int(np.searchsorted(times, seconds))
-    if after == 0 or after == len(times):
-        i = min(after, len(times) - 1)
-        return Pose(chunk.positions[i], chunk.quaternions[i])
+    if seconds >= times[-1] or len(times) == 1:
+        return Pose(chunk.positions[-1], chunk.quaternions[-1])
+    after = max(1, int(np.searchsorted(times, seconds)))
     before = after - 1
-    fraction = (seconds - times[before]) / (times[after] - times[before])
+    fraction = max(-1.0, (seconds - times[before]) / (times[after] - times[before]))
     position = chunk.positions[before] + fraction * (chunk.positions[after] - chunk.positions[before])
     start, end = chunk.quaternions[before], chunk.quaternions[after]
     return Pose(position, turn(start, fraction * difference(end, start)))
@@ -57,9 +62,9 @@ class Join:
         return cls(chunk, command_ns, duration_s, translation, difference(command.quaternion, target.quaternion))
 
     def at(self, now_ns: int) -> Pose:
-        """The joined pose at `now_ns`, at or after `start_ns`."""
+        """The joined pose at `now_ns`; before `start_ns` as if the chunk had been entered earlier."""
         target = pose_at(self.chunk, now_ns)
-        elapsed = (now_ns - self.start_ns) / NANOSECONDS
+        elapsed = max(0.0, (now_ns - self.start_ns) / NANOSECONDS)
         if elapsed >= self.duration_s:
             return target
         progress = elapsed / self.duration_s

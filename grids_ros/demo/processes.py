@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,12 @@ PATIENCE_S = 10.0  # how long a process may take to end after it was asked to
 LOG_LINES = 15
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+
+
+def node_command(module: str, **parameters: object) -> list[str]:
+    """How to start a node of this package's, by its module, with these parameters."""
+    overrides = (part for key, value in parameters.items() for part in ("-p", f"{key}:={value}"))
+    return [sys.executable, "-m", module, "--ros-args", *overrides]
 
 
 class ProcessDied(RuntimeError):
@@ -49,6 +56,12 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+
+    def kill(self, name: str) -> None:
+        """End one with SIGKILL; it is not watched any more."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
 
     def log(self, name: str) -> Path:
         """Where a process writes what it says."""

@@ -74,7 +74,7 @@ class Recorded:
     data: bytes
 
 
-class _Tap(Inbox):
+class Tap(Inbox):
     """An inbox that hands out the bytes."""
 
     def drain(self) -> Iterable[tuple[int, bytes]]:
@@ -96,7 +96,7 @@ class Recorder:
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         types = get_typestore(Stores.ROS2_JAZZY)
-        self._taps = {topic.name: _Tap(node, topic.type, topic.name, topic.wanted) for topic in TOPICS}
+        self._taps = {topic.name: Tap(node, topic.type, topic.name, topic.wanted) for topic in TOPICS}
         self._connections = {
             topic.name: self._writer.add_connection(
                 node.resolve_topic_name(topic.name),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from rosbags.rosbag2.errors import WriterError
 from grids_ros.demo import film
 from grids_ros.demo.conductor import START_S, Conductor, DemoError
 from grids_ros.demo.monitor import Episode, Judge, Monitor
-from grids_ros.demo.processes import ProcessDied, Processes
+from grids_ros.demo.processes import ProcessDied, Processes, node_command
 from grids_ros.demo.recorder import CAMERAS, Recorder
 from grids_ros.sim.tasks import TASKS, Task, in_turn
 
@@ -92,8 +91,7 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
     }
     print(f"Starting three processes; their logs are in {bag.parent / 'logs'}", flush=True)
     for name, values in parameters.items():
-        overrides = itertools.chain.from_iterable(("-p", f"{key}:={value}") for key, value in values.items())
-        processes.start(name, [sys.executable, "-m", f"grids_ros.ros.{name}_node", "--ros-args", *overrides])
+        processes.start(name, node_command(f"grids_ros.ros.{name}_node", **values))
     with Conductor(processes, monitor) as conductor, Recorder(conductor.node, bag) as recorder:
         conductor.recorder = recorder
         bring_up(conductor, processes, checkpoint)

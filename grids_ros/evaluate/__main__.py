@@ -8,12 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
 
-from grids_ros.evaluate.episode import Result, play
+from grids_ros.control.defaults import FOLLOWER
+from grids_ros.control.timeline import JOINS
+from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.scene import Scene
@@ -26,7 +30,7 @@ FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is u
 _mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
 
 
-def prepare(checkpoint: Path, ood: str | None) -> None:
+def prepare(checkpoint: Path, tokens: int | None, ood: str | None) -> None:
     """Load what a worker process keeps. One thread each: the episodes are what runs in parallel."""
     global _mine
     import torch
@@ -34,21 +38,21 @@ def prepare(checkpoint: Path, ood: str | None) -> None:
     from grids_ros.policy.runtime import Policy
 
     torch.set_num_threads(1)
-    policy = Policy.load(checkpoint)
+    policy = Policy.load(checkpoint, tokens=tokens)
     policy.warm_up()
     _mine = policy, Scene(ood=ood)
 
 
-def run(task: Task, seed: int, delay_s: float, video: Path | None) -> Result:
+def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None) -> Result:
     """One episode in a worker process; its result, and its film when there is a folder for it."""
     policy, scene = _mine
     film = Video(video / f"{seed}_{task.colour}.mp4") if video else None
-    for event in play(policy, scene, task, seed, delay_s):
+    for event in play(policy, scene, task, seed, repeat(delay_s), replace(FOLLOWER, join=join)):
         if isinstance(event, Result):
             if film:
                 film.close()
             return event
-        if film:
+        if film and isinstance(event, Step):
             film.add(event)
     raise RuntimeError(f"the episode with seed {seed} ended without a result")
 
@@ -57,11 +61,10 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     """All episodes, in the order of their seeds; the tasks take turns."""
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
-    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options.checkpoint, options.ood)) as pool:
-        jobs = [
-            pool.submit(run, tasks[i % len(tasks)], options.seed + i, options.delay, options.video)
-            for i in range(options.episodes)
-        ]
+    kept = options.checkpoint, options.tokens, options.ood
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, kept) as pool:
+        how = options.delay / 1e3, options.join, options.video
+        jobs = [pool.submit(run, tasks[i % len(tasks)], options.seed + i, *how) for i in range(options.episodes)]
         won, results = 0, []
         with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:
             for job in bar:
@@ -76,11 +79,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--task", choices=TASKS, default="lift", help="default: %(default)s")
     parser.add_argument("--ood", choices=KINDS, help="evaluate out of distribution: what is unlike in every scene")
-    parser.add_argument("--tokens", type=int, help="per camera; refuse a checkpoint with another number")
+    parser.add_argument("--tokens", type=int, help="per camera, one of the numbers it was trained with")
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
-    parser.add_argument("--delay", type=float, default=0.06, help="observation to chunk [s] (default: %(default)s)")
+    parser.add_argument("--delay", type=float, default=60.0, help="observation to chunk [ms] (default: %(default)s)")
+    parser.add_argument("--join", choices=JOINS, default=FOLLOWER.join, help="of chunks (default: %(default)s)")
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
     parser.add_argument("--json", type=Path, help="file for the last line of output as well")
     parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
@@ -113,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.video.mkdir(parents=True, exist_ok=True)
     results, tokens = evaluate(options), policy.tokens_per_camera
     setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
-    summary = {**setting, **summarise(results)}
+    timing = {"delay_ms": options.delay, "join": options.join}
+    summary = {**setting, **timing, **summarise(results)}
     if options.card:
         record_evaluation(options.checkpoint, summary)
     if options.json:

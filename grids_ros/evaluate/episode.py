@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Protocol
 
 import numpy as np
 
+from grids_ros.control.continuity import Continuation, Continuity
 from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
-from grids_ros.control.follower import Follower, Refused
+from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
 from grids_ros.observation import AgeLimits, ObservationBuffer
 from grids_ros.sim.scene import Scene
@@ -19,6 +21,7 @@ from grids_ros.sim.tasks import SuccessMonitor, Task
 LIMIT_S = 15.0  # an episode without success ends here
 PLACING_S = 5.0  # more time where the cube has to be put somewhere
 START_NS = 10 * NANOSECONDS  # of the simulated clock
+Arriving = tuple[int, ActionChunk] | None  # when a chunk is due at the follower, and the chunk
 
 
 class Infers(Protocol):
@@ -26,7 +29,7 @@ class Infers(Protocol):
 
     cameras: tuple[str, ...]
 
-    def infer(self, observation: Observation) -> PolicyOutput: ...
+    def infer(self, observation: Observation, *, continuation: Continuation | None = None) -> PolicyOutput: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,15 @@ class Step:
 
     observation: Observation
     output: PolicyOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """One period of the follower: when, what the arm was told, and the chunk that it came from."""
+
+    now_ns: int
+    command: Command | None
+    chunk: ActionChunk | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,37 +66,43 @@ class Result:
     coordinates: dict[str, np.ndarray]
 
 
-def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) -> Iterator[Step | Result]:
-    """Yield every inference, then the Result.
+def play(
+    policy: Infers, scene: Scene, task: Task, seed: int, delays: Iterator[float], config: FollowerConfig = FOLLOWER
+) -> Iterator[Step | Tick | Result]:
+    """Yield every inference and every tick, then the Result.
 
-    delay_s: simulated time from an observation to its chunk's arrival at the follower [s].
+    delays: for each inference the simulated time from its observation to its chunk's arrival at the follower [s]. As
+    on the robot, the next inference does not start before. config: of the follower.
     """
     scene.reset(seed)
     buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
     buffer.instruction = task.instruction
-    follower, monitor = Follower(FOLLOWER), SuccessMonitor(task)
-    ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * FOLLOWER.period_s))
-    arriving: list[tuple[int, ActionChunk]] = []
+    follower, continuity, monitor = Follower(config), Continuity(), SuccessMonitor(task)
+    ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * config.period_s))
+    arriving: Arriving = None
     latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
     success, tick, limit_s = False, 0, LIMIT_S + (PLACING_S if task.onto else 0.0)
     while not success and scene.time_s < limit_s:
-        now_ns = START_NS + round(tick * FOLLOWER.period_s * NANOSECONDS)
+        now_ns = START_NS + round(tick * config.period_s * NANOSECONDS)
         buffer.add_pose(now_ns, scene.tool_pose())
         buffer.add_gripper(now_ns, scene.gripper_opening())
         follower.measure(now_ns, scene.tool_pose())
-        if tick % ticks_per_chunk == 0:
+        if tick % ticks_per_chunk == 0 and (arriving is None or arriving[0] <= now_ns):
+            arriving = _deliver(arriving, follower, continuity, now_ns)
             for name in policy.cameras:
                 buffer.add_image(name, now_ns, _message(scene.render(name)))
-            step = Step(observation := buffer.observe(now_ns), policy.infer(observation))
+            observation = buffer.observe(now_ns)
+            continuation = continuity.at(observation) if config.join == "rtc" else None
+            step = Step(observation, policy.infer(observation, continuation=continuation))
             yield step
             latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
             for name, points in step.output.coordinates.items():
                 seen[name].append(points)
-            arriving.append((now_ns + round(delay_s * NANOSECONDS), step.output.chunk))
-        while arriving and arriving[0][0] <= now_ns:
-            _accept(follower, arriving.pop(0)[1], now_ns)
+            arriving = (now_ns + round(next(delays) * NANOSECONDS), step.output.chunk)
+        arriving = _deliver(arriving, follower, continuity, now_ns)
         command = follower.tick(now_ns)
-        scene.step(command.pose if command else None, command.gripper if command else None, FOLLOWER.period_s)
+        yield Tick(now_ns, command, follower.chunk)
+        scene.step(command.pose if command else None, command.gripper if command else None, config.period_s)
         tick += 1
         success = monitor.update(scene)
         wrong.update(task.wrong(scene))
@@ -92,12 +110,17 @@ def play(policy: Infers, scene: Scene, task: Task, seed: int, delay_s: float) ->
     yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
 
 
-def _accept(follower: Follower, chunk: ActionChunk, now_ns: int) -> None:
-    """As on the robot, a chunk that is refused changes nothing."""
-    try:
-        follower.accept(chunk, now_ns)
-    except Refused:
-        return
+def _deliver(arriving: Arriving, follower: Follower, continuity: Continuity, now_ns: int) -> Arriving:
+    """Hand over a chunk that is due; what is then still on its way.
+
+    As on the robot, a chunk that is refused changes nothing, and the policy does not learn of it.
+    """
+    if arriving is None or arriving[0] > now_ns:
+        return arriving
+    continuity.arrived(arriving[1], now_ns)
+    with suppress(Refused):
+        follower.accept(arriving[1], now_ns)
+    return None
 
 
 def _message(rgb: np.ndarray) -> SimpleNamespace:

@@ -88,6 +88,14 @@ class Checkpoint:
     normalization: Normalization
     provenance: dict
 
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """How many tokens per camera it was trained to see, in ascending order; more than one after nested training."""
+        if self.spec.sampler is None:
+            return (tokens_per_camera(self.model),)
+        nested = self.provenance.get("stages", [{}])[-1].get("nested", ())
+        return tuple(sorted({self.spec.sampler.tokens, *nested}))
+
     def prompt(self) -> Prompt:
         """How this policy's instructions become token ids."""
         return Prompt(

@@ -80,4 +80,4 @@ def tokens_per_camera(model: PI0ForConditionalGeneration) -> int:
     """How many placeholders each camera needs in the prompt: K, or every cell of the dense map."""
     wrapped = attached(model)
     rows, columns = grid_of(model)
-    return wrapped.sampler.config.tokens if wrapped else rows * columns
+    return wrapped.sampler.active if wrapped else rows * columns

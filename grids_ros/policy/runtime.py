@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PI0ForConditionalGeneration
 
+from grids_ros.control.continuity import Continuation
 from grids_ros.datatypes import Observation, PolicyOutput, Pose
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy import preprocess
 from grids_ros.policy.grids import attached, tokens_per_camera
+from grids_ros.policy.rtc import Guidance, previous_actions
 from grids_ros.sampler import image_fractions
 
 
@@ -25,11 +27,13 @@ def sample_actions(
     state: Tensor,
     noise: Tensor,
     steps: int,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """Flow matching from noise (t = 1) to actions (t = 0), the prefix computed once.
 
     pixels: (B, cameras, 3, S, S). input_ids, attention_mask: (B, L). state: (B, state_dim). noise: (B, n, action_dim).
-    Returns (B, n, action_dim), normalised. Equals transformers' own `sample_actions` to float tolerance.
+    Returns (B, n, action_dim), normalised. Equals transformers' own `sample_actions` to float tolerance, unless
+    there is guidance.
     """
     present = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
     embedded = model.model.embed_prefix(input_ids, pixels, present)
@@ -40,20 +44,22 @@ def sample_actions(
         token_type_ids=torch.zeros_like(input_ids),
         use_cache=True,
     ).past_key_values
-    prefix_length = cache.get_seq_length()
+    prefix = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def field(actions: Tensor, t: float) -> Tensor:
+        for layer, (keys, values) in zip(cache.layers, prefix, strict=True):
+            layer.keys, layer.values = keys, values  # without the actions of the last step, nor their gradients
+        timestep = torch.full((len(state),), t, device=state.device)
+        return model(
+            state=state, noise=actions, timestep=timestep, attention_mask=attention_mask, past_key_values=cache
+        ).logits
+
     actions = noise
     for step in range(steps):
-        timestep = torch.full((len(state),), 1.0 - step / steps, device=state.device)
-        velocity = model(
-            state=state,
-            noise=actions,
-            timestep=timestep,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-        ).logits
-        cache.crop(prefix_length - cache.get_seq_length())  # negative: how many to forget
+        t = 1.0 - step / steps
+        velocity = guidance.velocity(field, actions, t) if guidance else field(actions, t)
         actions = actions - velocity / steps
-    return actions
+    return guidance.close(actions) if guidance else actions
 
 
 class Policy:
@@ -61,12 +67,12 @@ class Policy:
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, device: str = "cpu", denoising_steps: int | None = None):
         self._checkpoint = checkpoint
-        self._model = checkpoint.model.to(device).eval()
+        self._model = checkpoint.model.to(device).eval().requires_grad_(False)
         self._device = torch.device(device)
         self._prompt = checkpoint.prompt()
         self._steps = denoising_steps or checkpoint.spec.denoising_steps
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
-        self.cameras = checkpoint.spec.cameras
+        self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
         self.tokens_per_camera = tokens_per_camera(checkpoint.model)
 
     @classmethod
@@ -75,7 +81,7 @@ class Policy:
     ) -> Policy:
         """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
 
-        tokens: how many tokens per camera the caller expects, or None for what the checkpoint has.
+        tokens: how many tokens per camera to use, one of its `budgets`, or None for all.
         Raises CheckpointError for a broken folder, another number of tokens, or a device that is not there.
         """
         try:
@@ -83,31 +89,49 @@ class Policy:
         except (RuntimeError, AssertionError) as error:
             raise checkpoints.CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
         checkpoint = checkpoints.load(folder)
-        has = tokens_per_camera(checkpoint.model)
-        if tokens is not None and tokens != has:
-            raise checkpoints.CheckpointError(f"tokens is {tokens}, the checkpoint {folder} was trained with {has}")
         if denoising_steps is not None and denoising_steps < 1:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
-        return cls(checkpoint, device, denoising_steps)
+        policy = cls(checkpoint, device, denoising_steps)
+        if tokens is not None:
+            policy.use_tokens(tokens)
+        return policy
+
+    def use_tokens(self, tokens: int) -> None:
+        """Use the first `tokens` of each camera from now on. Raises CheckpointError as `check_tokens` does."""
+        self.check_tokens(tokens)
+        wrapped = attached(self._model)
+        if wrapped:
+            wrapped.sampler.use(tokens)
+            self._prompt = self._checkpoint.prompt()
+            self.tokens_per_camera = tokens
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raises CheckpointError for a number of tokens that the checkpoint was not trained with."""
+        if tokens not in self.budgets:
+            trained = " or ".join(map(str, self.budgets))
+            raise checkpoints.CheckpointError(f"tokens is {tokens}, this checkpoint was trained with {trained}")
 
     def check(self, instruction: str) -> None:
         """Raise InputError for an instruction that `infer` would refuse."""
         self._prompt.encode(instruction)
 
     def warm_up(self) -> None:
-        """Two inferences on a made-up observation, so that the first real one takes no longer than the rest."""
+        """Infer on a made-up observation, so that the first real one takes no longer than the rest."""
         words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
         pose = Pose((0.5, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+        observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, min(words))
         for _ in range(2):
-            self.infer(Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, min(words)))
+            output = self.infer(observation)
+        self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
 
-    @torch.inference_mode()
-    def infer(self, observation: Observation, seed: int = 0) -> PolicyOutput:
+    @torch.no_grad()
+    def infer(self, observation: Observation, seed: int = 0, continuation: Continuation | None = None) -> PolicyOutput:
         """The action chunk for `observation`; the same seed gives the same chunk, bit for bit on CPU.
 
         The flow starts from the seed's noise every time by default, so that consecutive chunks choose the same
-        way around. Raises InputError when the instruction cannot be encoded, or a camera is missing.
+        way around. continuation: the chunk being followed, which this one then goes on from.
+        Raises InputError when the instruction cannot be encoded, or a camera is missing.
         """
         started = time.perf_counter()
         missing = [name for name in self.cameras if name not in observation.images]
@@ -128,8 +152,10 @@ class Policy:
             noise,
         )
         on_device = [tensor.to(self._device) for tensor in inputs]
+        guidance = self._guidance(observation, continuation) if continuation else None
         prepared = time.perf_counter()
-        actions = sample_actions(self._model, *on_device, self._steps)[0, :, : preprocess.ACTION_DIM].cpu().numpy()
+        actions = sample_actions(self._model, *on_device, self._steps, guidance)[0, :, : preprocess.ACTION_DIM]
+        actions = actions.cpu().numpy()
         ended = time.perf_counter()
         actions = normalization.denormalize_actions(actions)
         step_s = self._checkpoint.spec.step_s
@@ -137,6 +163,16 @@ class Policy:
             chunk=preprocess.to_chunk(observation.stamp_ns, observation.pose, actions, step_s),
             coordinates=self._coordinates(observation),
             latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
+        )
+
+    def _guidance(self, observation: Observation, continuation: Continuation) -> Guidance:
+        """The previous chunk in this model's terms; what pads the actions to PI0's width is left alone."""
+        config, step_s = self._model.config, self._checkpoint.spec.step_s
+        actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s)
+        target = preprocess.pad(self._checkpoint.normalization.normalize_actions(actions), config.max_action_dim)
+        weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
+        return Guidance(
+            torch.from_numpy(target)[None].to(self._device), torch.from_numpy(weights).float().to(self._device)
         )
 
     def _coordinates(self, observation: Observation) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
-from grids_ros.control.limits import bounding, differ
+from grids_ros.control.limits import binding
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.messages import to_ns, to_pose
 from grids_ros.replay.tally import kind
@@ -79,13 +79,14 @@ class Shadow:
         elif command.holding:
             self.held[kind(command.reason)] += 1
         else:
-            if differ(command.wanted, command.pose):
-                self._limited(command)
+            self._limited(command)
         self._last = command.pose if command is not None else None
 
     def _limited(self, command: Command) -> None:
         config, last = self._follower.config, self._last or self._measured
-        hit = bounding(command.wanted, last, self._measured, config.limits, config.period_s)
+        hit = binding(command.wanted, last, command.pose, self._measured, config.limits, config.period_s)
+        if not hit:
+            return
         cut = float(np.linalg.norm(command.wanted.position - command.pose.position)) * 1e3
         self.largest_cut_mm = max(self.largest_cut_mm, cut)
         self.limited.update((*hit, "any"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy.checkpoint import CheckpointError
-from grids_ros.policy.grids import attached, detach, tokens_per_camera
+from grids_ros.policy.grids import attached, detach
 from grids_ros.policy.runtime import Policy
 
 DENSE = "dense"
@@ -47,28 +45,12 @@ def variants(folders: Sequence[Path], tokens: Sequence[str]) -> list[Variant]:
 def load(variant: Variant, device: str, denoising_steps: int | None) -> tuple[Policy, tuple[str, ...]]:
     """The policy, and the instructions that it was trained with. Raises CheckpointError.
 
-    Fewer tokens than the checkpoint has are the first of its coordinates, which a policy trained with nested tokens
-    is made for and any other may take badly; "dense" takes the sampler off.
+    A number of tokens must be one that the checkpoint was trained with; "dense" takes the sampler off.
     """
     checkpoint = checkpoints.load(variant.folder)
-    wrapped = attached(checkpoint.model)
-    if variant.tokens == DENSE and wrapped is not None:
+    if variant.tokens == DENSE and attached(checkpoint.model):
         detach(checkpoint.model)
-    elif variant.tokens not in ("", DENSE, str(tokens_per_camera(checkpoint.model))):
-        has, wants = tokens_per_camera(checkpoint.model), int(variant.tokens)
-        if wrapped is None or wants > has:
-            kind = "dense" if wrapped is None else "GridS"
-            raise CheckpointError(f"--tokens {wants}: {variant.folder} is {kind} with {has} tokens per camera, no more")
-        _keep_first(wrapped.sampler, wants)
-    data = checkpoint.provenance.get("data", {})
-    return Policy(checkpoint, device, denoising_steps), tuple(data.get("instructions", ()))
-
-
-@torch.no_grad()
-def _keep_first(sampler: torch.nn.Module, tokens: int) -> None:
-    last = sampler.coordinate_mlp[-1]
-    kept = torch.nn.Linear(last.in_features, 2 * tokens).to(last.weight)
-    kept.weight.copy_(last.weight[: 2 * tokens])
-    kept.bias.copy_(last.bias[: 2 * tokens])
-    sampler.coordinate_mlp[-1] = kept
-    sampler.config = replace(sampler.config, tokens=tokens)
+    policy = Policy(checkpoint, device, denoising_steps)
+    if variant.tokens not in ("", DENSE):
+        policy.use_tokens(int(variant.tokens))
+    return policy, tuple(checkpoint.provenance.get("data", {}).get("instructions", ()))

@@ -1,14 +1,17 @@
 """The follower node: chunks in, target_pose out at the control rate. The only publisher to the arm.
 
 It imports no policy and no torch, and runs as a process of its own, so that nothing that happens to the policy
-disturbs its clock.
+disturbs its clock. Two threads: the metronome's ticks, the executor's does the rest; `_lock` guards the follower and
+what was heard, and is never held for long.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
+import traceback
 
 from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Float64MultiArray, String
@@ -18,9 +21,10 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from grids_ros.control.follower import Command, Follower, Refused
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.parameters import FOLLOWER, follower_config
-from grids_ros.ros import conversions, qos
-from grids_ros.ros.diagnostics import OK, WARN, Window
-from grids_ros.ros.managed import STEADY, ManagedNode, run
+from grids_ros.ros import conversions, qos, realtime
+from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
+from grids_ros.ros.managed import FAILED, ManagedNode, run
+from grids_ros.ros.metronome import Metronome
 from grids_ros.ros.polling import Inbox
 
 try:
@@ -34,10 +38,13 @@ WINDOW_S = 10.0  # over which rates are reported
 class FollowerNode(ManagedNode):
     """See the module. Not active: silent."""
 
-    def __init__(self, **options):
+    def __init__(self, scheduling: str = "as the process", **options):
+        """scheduling: what is said of it in the diagnostics."""
+        self._scheduling = scheduling
+        self._lock = threading.Lock()
         self._holds: dict[str, str] = {}  # who asked for a hold, and why
         self._follower: Follower | None = None
-        self._timer = None
+        self._metronome: Metronome | None = None
         self._start_over()
         super().__init__("grids_follower", FOLLOWER, **options)
         self.create_service(SetBool, "hold", self._on_hold)
@@ -45,11 +52,11 @@ class FollowerNode(ManagedNode):
     def _start_over(self) -> None:
         self._command: Command | None = None
         self._refusal = self._pose_fault = ""
-        self._refused = self._accepted = 0
+        self._refused = self._accepted = self._missed = 0
         self._poses: MultiDOFJointTrajectory | None = None
         self._gripper: JointTrajectory | None = None
         self._last_tick: float | None = None
-        self._periods, self._ages = Window(1), Window(1)
+        self._periods, self._late, self._ages = Window(1), Window(1), Window(1)
 
     def configure(self) -> None:
         self._config = follower_config(self.settings)
@@ -83,50 +90,73 @@ class FollowerNode(ManagedNode):
     def activate(self) -> None:
         self._start_over()
         length = max(1, round(WINDOW_S * self.settings["rate_hz"]))
-        self._periods, self._ages = Window(length), Window(length)
+        self._periods, self._late, self._ages = Window(length), Window(length), Window(length)
         self._pose_inbox.take()
         self._follower = Follower(self._config)
         if self._holds:
             self._apply_holds()
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections, in the control loop, skip it
-        self._timer = self.create_timer(self._config.period_s, self._tick, clock=STEADY)
+        self._metronome = Metronome(self._config.period_s, self._prepare, self._tick, self._fail, "control")
 
     def deactivate(self) -> None:
-        self.destroy_timer(self._timer)
-        self._timer = None
+        self._metronome.stop()
+        self._metronome = None
         if self._command is not None:  # stop: where the arm was sent last is where it stays
-            self._publish_target(self._command)
+            self._target.header.stamp = conversions.to_stamp(self._now())
+            self._target_publisher.publish(self._target)
         self._follower = None
 
     def close(self) -> None:
-        """Nothing to give back: the process ends."""
+        """End the control thread, for the process ends."""
+        if self._metronome is not None:
+            self._metronome.stop()
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def _tick(self) -> None:
+    def _prepare(self) -> None:
+        """The next command, in the metronome's thread."""
+        with self._lock:
+            self._measure()
+            now_ns = self._now()
+            command, chunk = self._follower.tick(now_ns), self._follower.chunk
+        if command is not None:
+            self._target = conversions.from_pose_stamped(command.pose, self.settings["base_frame"], now_ns)
+        self._command = command
+        if command is not None and not command.holding:
+            self._ages.add((now_ns - chunk.stamp_ns) / NANOSECONDS)
+
+    def _tick(self, late_s: float, missed: int) -> None:
+        """Send it, in the same thread."""
+        command = self._command
+        if command is not None:
+            self._target.header.stamp = conversions.to_stamp(self._now())
+            self._target_publisher.publish(self._target)
+            if command.gripper is not None:
+                self._gripper_publisher.publish(Float64MultiArray(data=[command.gripper]))
         started = time.perf_counter()
         if self._last_tick is not None:
             self._periods.add(started - self._last_tick)
         self._last_tick = started
-        self._measure()
-        now_ns = self._now()
-        command = self._follower.tick(now_ns)
-        if command is not None:
-            self._publish_target(command)
-            if command.gripper is not None:
-                self._gripper_publisher.publish(Float64MultiArray(data=[command.gripper]))
-        self._command = command
+        self._late.add(late_s)
+        self._missed += missed
         if command is not None and not command.holding:
-            self._ages.add((now_ns - self._follower.chunk.stamp_ns) / NANOSECONDS)
             self.diagnostics.update(OK, "following")
         else:
             self.diagnostics.update(WARN, f"holding: {self._hold_reason(command)}")
 
+    def _fail(self, error: BaseException) -> None:
+        """A bug in a tick ends the process; so does, without a word, the context that was shut down meanwhile."""
+        if self.context.ok():
+            self.get_logger().fatal("".join(traceback.format_exception(error)))
+            self.diagnostics.update(ERROR, f"control failed: {type(error).__name__}: {error}")
+            self.exit_code = FAILED
+            self.context.try_shutdown()
+
     def _hold_reason(self, command: Command | None) -> str:
         """Why it holds, with what was wrong with the messages that would have ended it."""
-        asked = "; ".join(self._holds.values())
+        asked = "; ".join(self._holds.copy().values())
         if asked:
             return asked
         reasons = [command.reason if command is not None else "no chunk yet", self._pose_fault, self._refusal]
@@ -144,10 +174,6 @@ class FollowerNode(ManagedNode):
             return
         self._pose_fault = ""
         self._follower.measure(conversions.to_ns(message.header.stamp), pose)
-
-    def _publish_target(self, command: Command) -> None:
-        frame = self.settings["base_frame"]
-        self._target_publisher.publish(conversions.from_pose_stamped(command.pose, frame, self._now()))
 
     def _on_poses(self, message: MultiDOFJointTrajectory) -> None:
         self._poses = message
@@ -167,9 +193,10 @@ class FollowerNode(ManagedNode):
             rivals = max(self._alive.values())
             if rivals > 1:
                 raise Refused(f"{rivals} publishers of chunks: exactly one policy may be active")
-            base, tool = self.settings["base_frame"], self.settings["tool_frame"]
-            self._measure()
-            self._follower.accept(conversions.to_chunk(poses, gripper, base, tool), self._now())
+            chunk = conversions.to_chunk(poses, gripper, self.settings["base_frame"], self.settings["tool_frame"])
+            with self._lock:
+                self._measure()
+                self._follower.accept(chunk, self._now())
         except ValueError as error:
             self._refused += 1
             self._refusal = f"chunk refused: {error}"
@@ -199,10 +226,11 @@ class FollowerNode(ManagedNode):
     def _apply_holds(self) -> None:
         if self._follower is None:
             return
-        if self._holds:
-            self._follower.hold("; ".join(self._holds.values()))
-        else:
-            self._follower.release(self._now())
+        with self._lock:
+            if self._holds:
+                self._follower.hold("; ".join(self._holds.values()))
+            else:
+                self._follower.release(self._now())
 
     def diagnostic_values(self) -> dict[str, object]:
         mean = self._periods.mean()
@@ -211,6 +239,9 @@ class FollowerNode(ManagedNode):
         return {
             "rate_hz": 1.0 / mean if mean > 0.0 else 0.0,
             **self._periods.percentiles("period_ms", 1e3),
+            **self._late.percentiles("late_ms", 1e3),
+            "missed_ticks": self._missed,
+            "scheduling": self._scheduling,
             **self._ages.percentiles("chunk_age_ms", 1e3),
             "chunk_age_now_ms": (self._now() - chunk.stamp_ns) / 1e6 if chunk is not None else "no chunk",
             "chunks_accepted": self._accepted,
@@ -225,7 +256,14 @@ class FollowerNode(ManagedNode):
 
 def main(args=None) -> int:
     """Entry point."""
-    return run(FollowerNode, args)
+    scheduling = realtime.enter()
+
+    def make() -> FollowerNode:
+        node = FollowerNode(scheduling=scheduling)
+        node.get_logger().info(scheduling)
+        return node
+
+    return run(make, args)
 
 
 if __name__ == "__main__":

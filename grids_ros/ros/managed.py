@@ -19,7 +19,8 @@ from grids_ros.ros import parameters
 from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
-REFUSED, NOT_STARTED = 2, 3  # exit codes: a bad parameter or a missing library; `autostart` did not reach active
+# Exit codes: a bug; a bad parameter or a missing library; `autostart` did not reach active.
+FAILED, REFUSED, NOT_STARTED = 1, 2, 3
 AUTOSTART_DELAY_S = 0.1
 _FAILURE = TransitionCallbackReturn.FAILURE
 
@@ -70,6 +71,10 @@ class ManagedNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Give everything back. Called after a failed `configure` as well. Must not raise."""
+        raise NotImplementedError
+
+    def change(self, name: str, value: object) -> None:
+        """Take the new value of a live parameter, when configured. Raises ValueError for one that cannot be."""
         raise NotImplementedError
 
     def diagnostic_values(self) -> Mapping[str, object]:
@@ -134,12 +139,15 @@ class ManagedNode(LifecycleNode):
         for change in changes:
             if change.name not in self._table:
                 continue
-            if self.settings:
+            parameter = self._table[change.name]
+            if self.settings and not parameter.live:
                 reason = f"parameter '{change.name}' is read on configure: deactivate and clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
             try:
-                self._table[change.name].check(change.value)
-            except ParameterError as error:
+                parameter.check(change.value)
+                if self.settings:
+                    self.change(change.name, change.value)
+            except ValueError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 

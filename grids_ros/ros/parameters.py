@@ -13,7 +13,7 @@ from grids_ros.parameters import Parameter, check_name
 def describe(parameter: Parameter) -> ParameterDescriptor:
     """For `ros2 param describe`."""
     descriptor = ParameterDescriptor(name=parameter.name, description=parameter.description)
-    if isinstance(parameter.default, tuple):
+    if isinstance(parameter.default, tuple) or parameter.choices:
         descriptor.additional_constraints = parameter.expected
     elif parameter.low is not None and isinstance(parameter.default, float):
         bounds = FloatingPointRange(from_value=float(parameter.low), to_value=float(parameter.high))

@@ -1,9 +1,9 @@
 """The policy node: images and an instruction in, action chunks out at a fixed rate.
 
 Three threads of control, and what each may touch:
-- the executor's: parameters, transitions, the timer, the instruction;
-- the worker's (one inference at a time): the streams, the policy, and publishing its results;
-- `_lock` guards the little that both use: the instruction and whether the node is active.
+- the executor's: parameters, transitions, the timers, the instruction, keeping up with the streams;
+- the worker's (one inference at a time): observing, the policy, and publishing its results;
+- `_lock` guards the little that both use: the instruction, the tokens, and whether the node is active.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros import overlay
+from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
 from grids_ros.observation import NotReady
 from grids_ros.parameters import POLICY, ParameterError
@@ -27,8 +28,10 @@ from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
 from grids_ros.ros.managed import STEADY, ManagedNode, run
+from grids_ros.ros.realtime import SWITCH_S
 from grids_ros.ros.streams import Streams
 
+KEEP_UP_S = 0.02  # between two looks at what the robot has sent
 WINDOW = 100  # inferences over which rates and latencies are reported
 
 
@@ -39,14 +42,16 @@ class PolicyNode(ManagedNode):
         self._lock = threading.Lock()
         self._instruction, self._generation, self._active = "", 0, False
         self._worker: Worker | None = None
-        self._timer = None
+        self._ticking: list = []
         self._start_over()
         super().__init__("grids_policy", POLICY, **options)
 
     def _start_over(self) -> None:
         self._deadline_misses = self._published = self._dropped = 0
         self._last_chunk: float | None = None
-        self._latencies, self._ages, self._periods = Window(WINDOW), Window(WINDOW), Window(WINDOW)
+        self._continuity, self._planned_generation = Continuity(), self._generation
+        self._latencies, self._overheads = Window(WINDOW), Window(WINDOW)
+        self._ages, self._periods = Window(WINDOW), Window(WINDOW)
 
     def configure(self) -> None:
         settings = self.settings
@@ -64,6 +69,7 @@ class PolicyNode(ManagedNode):
             denoising_steps=settings["denoising_steps"] or None,
         )
         self._policy.warm_up()
+        self._tokens = self._policy.tokens_per_camera
         self.get_logger().info(
             f"{settings['checkpoint']} is ready on {settings['device']} after {time.perf_counter() - started:.1f} s: "
             f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._policy.tokens_per_camera}"
@@ -76,6 +82,13 @@ class PolicyNode(ManagedNode):
             name: self.create_publisher(Image, f"overlay/{name}/image_raw", qos.NEWEST) for name in self._policy.cameras
         }
         self._heard = self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+
+    def change(self, name: str, value: object) -> None:
+        """`tokens`: the inference that is under way ends as it began."""
+        tokens = value or self._policy.budgets[-1]
+        self._policy.check_tokens(tokens)
+        with self._lock:
+            self._tokens = tokens
 
     def cleanup(self) -> None:
         kept = self.__dict__
@@ -94,14 +107,18 @@ class PolicyNode(ManagedNode):
         self._start_over()
         self._worker = Worker(self._infer, "inference")
         self._active = True
-        self._timer = self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY)
+        self._ticking = [
+            self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY),
+            self.create_timer(KEEP_UP_S, self._streams.keep_up, clock=STEADY),
+        ]
 
     def deactivate(self) -> None:
-        self.destroy_timer(self._timer)
+        for timer in self._ticking:
+            self.destroy_timer(timer)
         with self._lock:
             self._active = False  # from here on nothing is published, whatever is still being computed
         self._worker.stop()
-        self._worker = self._timer = None
+        self._worker, self._ticking = None, []
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
@@ -127,12 +144,18 @@ class PolicyNode(ManagedNode):
     def _infer(self) -> None:
         """One inference, in the worker's thread."""
         with self._lock:
-            instruction, generation = self._instruction, self._generation
-        now_ns = self.get_clock().now().nanoseconds
+            instruction, generation, tokens = self._instruction, self._generation, self._tokens
+        if tokens != self._policy.tokens_per_camera:
+            self._policy.use_tokens(tokens)
+        if generation != self._planned_generation:  # what was planned for another instruction does not go on
+            self._continuity.forget()
+            self._planned_generation = generation
+        begun, now_ns = time.perf_counter(), self.get_clock().now().nanoseconds
         try:
             observation = self._streams.observe(instruction, now_ns)
             started = time.perf_counter()
-            output = self._policy.infer(observation)
+            continuation = self._continuity.at(observation) if self.settings["join"] == "rtc" else None
+            output = self._policy.infer(observation, continuation=continuation)
             latency_s = time.perf_counter() - started
         except (NotReady, InputError) as error:
             self._report(generation, WARN, f"no chunk: {error}")
@@ -140,6 +163,7 @@ class PolicyNode(ManagedNode):
         self._latencies.add(latency_s)
         self._ages.add((now_ns - observation.stamp_ns) / NANOSECONDS)
         if self._publish_chunk(output, generation):
+            self._overheads.add(time.perf_counter() - begun - output.latency_s.get("model", latency_s))
             self._report(generation, OK, "publishing chunks")
             self._show(observation, output)
 
@@ -161,6 +185,7 @@ class PolicyNode(ManagedNode):
                 return False
             self._gripper_publisher.publish(gripper)
             self._chunk_publisher.publish(poses)
+        self._continuity.arrived(output.chunk, self.get_clock().now().nanoseconds)
         now = time.perf_counter()
         if self._last_chunk is not None:
             self._periods.add(now - self._last_chunk)
@@ -183,14 +208,16 @@ class PolicyNode(ManagedNode):
                 publisher.publish(conversions.from_rgb(drawn, streams.frames[name], stamp_ns))
 
     def diagnostic_values(self) -> dict[str, object]:
-        period = self._periods.mean()
+        period, delay_s = self._periods.mean(), self._continuity.delay_s
         policy = self.__dict__.get("_policy")
         return {
             "instruction": self._instruction,
             "tokens_per_camera": policy.tokens_per_camera if policy is not None else "not loaded",
             "rate_hz": 1.0 / period if period > 0.0 else 0.0,
             **self._latencies.percentiles("inference_ms", 1e3),
+            **self._overheads.percentiles("overhead_ms", 1e3),
             **self._ages.percentiles("observation_age_ms", 1e3),
+            "observation_to_chunk_ms": 1e3 * delay_s if delay_s is not None else "not measured",
             "deadline_misses": self._deadline_misses,
             "chunks_published": self._published,
             "chunks_dropped": self._dropped,
@@ -199,6 +226,7 @@ class PolicyNode(ManagedNode):
 
 def main(args=None) -> int:
     """Entry point."""
+    sys.setswitchinterval(SWITCH_S)  # inference never waits long for the executor's callbacks
     return run(PolicyNode, args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from geometry_msgs.msg import PoseStamped
@@ -15,12 +16,16 @@ from grids_ros.ros.polling import Inbox
 
 
 class Streams:
-    """Everything that an observation is made of, except the instruction. To be used from one thread at a time."""
+    """Everything that an observation is made of, except the instruction.
+
+    A robot sends its pose up to a thousand times a second: `keep_up` takes in what has come, so that an observation
+    need not wait for it. It may be called from another thread than `observe`.
+    """
 
     def __init__(self, node: Node, cameras: Sequence[str], settings: Mapping[str, object]):
         """Raises ValueError for parameters that do not fit the cameras."""
         topics = image_topics(settings["camera_topics"], cameras)
-        self._intake = Intake(cameras, settings)
+        self._intake, self._lock = Intake(cameras, settings), threading.Lock()
         self._logger = node.get_logger()
         self.frames = self._intake.frames
         self.infos: dict[str, CameraInfo] = {}
@@ -36,11 +41,20 @@ class Streams:
         """The Observation at `now_ns`. Raises NotReady with every reason, refused messages included."""
         newest = {name: inbox.newest() for name, inbox in self._images.items()}
         images = {name: message for name, message in newest.items() if message is not None}
-        for fault in self._intake.take(images, self._pose.take(), self._joints.take()):
-            self._logger.warning(f"ignored: {fault}", throttle_duration_sec=5.0)
         for name, inbox in self._info_inboxes.items():
             self.infos[name] = inbox.newest() or self.infos.get(name)
-        return self._intake.observe(instruction, now_ns)
+        with self._lock:
+            self._take(images)
+            return self._intake.observe(instruction, now_ns)
+
+    def keep_up(self) -> None:
+        """Take in the measured poses and joints that have come."""
+        with self._lock:
+            self._take({})
+
+    def _take(self, images: Mapping[str, object]) -> None:
+        for fault in self._intake.take(images, self._pose.take(), self._joints.take()):
+            self._logger.warning(f"ignored: {fault}", throttle_duration_sec=5.0)
 
     def destroy(self) -> None:
         """Unsubscribe from everything."""

@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--cameras", nargs="+", default=["base", "wrist"], help="in order (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=16, help="K per camera; 0 trains the dense model (default: 16)")
+    parser.add_argument("--nested", type=int, nargs="+", default=[], help="smaller K that must do as well, as 4 8")
     parser.add_argument("--steps", type=int, default=3000, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -49,6 +50,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, least in (("tokens", 0), ("steps", 1), ("batch", 1), ("threads", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least {least}")
+    if any(not 1 <= k <= options.tokens for k in options.nested):
+        parser.error(f"--nested is {options.nested}, expected numbers from 1 to --tokens, {options.tokens}")
     return options
 
 
@@ -103,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train_on = samples.rows(~held_out)
     print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {held_out.sum()} samples held out")
     checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed)
-    recipe = Recipe(options.steps, options.batch, seed=options.seed, attraction=options.attraction)
+    recipe = Recipe(
+        options.steps, options.batch, seed=options.seed, attraction=options.attraction, nested=tuple(options.nested)
+    )
     trainer = Trainer(checkpoint, train_on, recipe)
     state, log = options.out / "training.safetensors", options.out / "losses.jsonl"
     if options.resume:

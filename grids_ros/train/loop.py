@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from grids_ros.policy.checkpoint import Checkpoint
+from grids_ros.policy.grids import attached
 from grids_ros.policy.preprocess import pad, to_pixels
 from grids_ros.sim import model
 from grids_ros.train.dataset import Samples
@@ -27,7 +28,11 @@ STATE_NOISE = 0.05  # standard deviation added to the normalised state
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `shift` [px]: images are moved by up to that much, which metric labels only bear when small."""
+    """How to train.
+
+    shift [px]: images are moved by up to that much, which metric labels only bear when small. nested: each step sees
+    only so many tokens per camera, one of these or all, at random; so that a prefix of them suffices as well.
+    """
 
     steps: int
     batch: int = 32
@@ -39,6 +44,7 @@ class Recipe:
     locations: float = 1.0
     attraction: float = 50.0
     seed: int = 0
+    nested: tuple[int, ...] = ()
 
 
 class Batches:
@@ -154,7 +160,7 @@ class Trainer:
         recipe = self.recipe
         self.module.train()
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        terms = losses(self.model, self.heads, self._batches.at(self.step), generator)
+        terms = losses(self.model, self.heads, self._nested(self._batches.at(self.step)), generator)
         weights = {"flow": 1.0, "locations": recipe.locations, "attraction": recipe.attraction}
         loss = sum(weights[name] * term for name, term in terms.items())
         for group in self.optimiser.param_groups:
@@ -171,6 +177,17 @@ class Trainer:
             for name, tensor in self.model.named_parameters():
                 self.averaged[name].lerp_(tensor, 1.0 - decay)
         return {name: round(term.item(), 5) for name, term in terms.items()}
+
+    def _nested(self, batch: Batch) -> Batch:
+        """The batch for a number of tokens drawn for this step, which the sampler is set to as well."""
+        if not self.recipe.nested:
+            return batch
+        sampler, cameras = attached(self.model).sampler, batch.pixels.shape[1]
+        most = sampler.config.tokens
+        random = np.random.default_rng((self.recipe.seed, self.step, 1))
+        sampler.use(int(random.choice(sorted({*self.recipe.nested, most}))))
+        spare = cameras * (most - sampler.active)  # the ids begin with the placeholders
+        return replace(batch, input_ids=batch.input_ids[:, spare:], attention_mask=batch.attention_mask[:, spare:])
 
     def averaged_into(self, model: nn.Module) -> None:
         """Copy the averaged weights into `model`."""
@@ -194,9 +211,10 @@ class Trainer:
         """Go on from what `save` wrote. Raises ValueError when it belongs to another model."""
         with safe_open(path, framework="pt") as file, torch.no_grad():
             self.step = int(file.metadata()["step"])
+            recipe = json.loads(json.dumps(asdict(self.recipe)))  # as it comes back: lists for tuples
             earlier = json.loads(file.metadata()["stages"])
-            changed = {**earlier[-1], **asdict(self.recipe)} != earlier[-1]
-            self.stages = earlier + [{"from_step": self.step, **asdict(self.recipe)}] * changed
+            changed = {**earlier[-1], **recipe} != earlier[-1]
+            self.stages = earlier + [{"from_step": self.step, **recipe}] * changed
             parameters, names = dict(self.module.named_parameters()), set(file.keys())
             missing = [name for name in parameters if f"module.{name}" not in names]
             if missing:

@@ -47,7 +47,7 @@ class LocationHeads(nn.Module):
     def __init__(self, model: PI0ForConditionalGeneration, cameras: int, objects: int, names: int):
         super().__init__()
         width = model.config.vlm_config.projection_dim
-        self.objects = objects
+        self.objects, self.per_camera = objects, tokens_per_camera(model)
         self.pooled = nn.Linear(cameras * width, 3 * objects)
         self.tokens = nn.Linear(cameras * tokens_per_camera(model) * width, 3 * objects)
         self.named = nn.Linear(width, 3 * names)
@@ -122,7 +122,9 @@ def losses(
         wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
     )
     pooled = dense.mean(1).unflatten(0, (size, cameras))
-    terms["locations"] = heads(pooled, embedded[:, :placeholders], language, batch)
+    tokens = embedded[:, :placeholders].unflatten(1, (cameras, -1))
+    tokens = nn.functional.pad(tokens, (0, 0, 0, heads.per_camera - tokens.shape[2]))  # a prefix of them, when nested
+    terms["locations"] = heads(pooled, tokens, language, batch)
     if wrapped:
         points = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
         terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places)

@@ -1,0 +1,1 @@
+"""What is promised, measured: one readable entry point for each bench."""

@@ -1,0 +1,97 @@
+"""How long a 640x480 image takes from publisher to callback, with FastDDS's default transports and with ours.
+
+Two processes for each, since transports are chosen when a process starts: python -m grids_ros.bench.images
+publish|listen SECONDS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+
+from grids_ros.datatypes import NANOSECONDS
+from grids_ros.ros import conversions, qos
+
+HEIGHT, WIDTH, RATE_HZ = 480, 640, 20.0
+TOPIC = "bench_image"
+SETTLE_S = 3.0  # until publisher and subscriber have found each other
+PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
+
+
+def latencies(seconds: float) -> dict[str, dict[str, float | int]]:
+    """Transport to its figures."""
+    plain = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
+    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))}
+    return {"default": _measure(plain, seconds), "shipped": _measure(shipped, seconds)}
+
+
+def _measure(environment: Mapping[str, str], seconds: float) -> dict[str, float | int]:
+    command = [sys.executable, "-m", "grids_ros.bench.images"]
+    length = str(seconds + SETTLE_S)
+    with subprocess.Popen([*command, "publish", str(seconds + 2 * SETTLE_S)], env=environment) as publisher:
+        heard = subprocess.run([*command, "listen", length], env=environment, stdout=subprocess.PIPE, check=True)
+        publisher.wait()
+    samples = 1e3 * np.array(json.loads(heard.stdout))
+    if len(samples) == 0:
+        raise RuntimeError("no image arrived")
+    return {
+        "arrived": round(len(samples) / (seconds * RATE_HZ), 3),
+        "p50_ms": round(float(np.median(samples)), 3),
+        "p99_ms": round(float(np.percentile(samples, 99)), 3),
+    }
+
+
+def publish(seconds: float) -> None:
+    """Images at RATE_HZ, stamped when they are sent."""
+    node = rclpy.create_node("bench_camera")
+    publisher = node.create_publisher(Image, TOPIC, qos.NEWEST)
+    picture = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    message = conversions.from_rgb(picture, "camera", 0)
+    next_s = time.monotonic()
+    end = next_s + seconds
+    while time.monotonic() < end:
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+        next_s += 1.0 / RATE_HZ
+        time.sleep(max(0.0, next_s - time.monotonic()))
+
+
+def listen(seconds: float) -> None:
+    """Print the latency of each image after SETTLE_S as JSON [s]."""
+    node = rclpy.create_node("bench_viewer")
+    samples: list[float] = []
+    start = time.monotonic()
+
+    def on_image(message: Image) -> None:
+        latency_ns = node.get_clock().now().nanoseconds - conversions.to_ns(message.header.stamp)
+        if time.monotonic() > start + SETTLE_S:
+            samples.append(latency_ns / NANOSECONDS)
+
+    node.create_subscription(Image, TOPIC, on_image, qos.NEWEST)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while time.monotonic() < start + seconds:
+        executor.spin_once(timeout_sec=0.1)
+    print(json.dumps(samples))
+
+
+def main() -> int:
+    rclpy.init()
+    {"publish": publish, "listen": listen}[sys.argv[1]](float(sys.argv[2]))
+    rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Real-Time Chunking: the new chunk agrees with what the arm will have done by the time it arrives.
+
+K. Black, M. Y. Galliker, S. Levine: Real-Time Execution of Action Chunking Flow Policies, arXiv 2506.07339. While an
+inference runs, the arm goes on with the previous chunk. Those steps are settled, the ones after them are likely; so
+the flow is drawn toward them, by pseudo-inverse guidance (section 3.2), and fills in the rest. The paper's time runs
+from noise (0) to actions (1), PI0's from noise (1) to actions (0): here t is PI0's, so the paper's tau is 1 - t.
+
+The guidance acts through the Jacobian of the predicted actions. A policy that is sure of itself predicts the same
+whatever the noise, its Jacobian is close to zero, and guidance alone leaves most of the gap (measured: half). So what
+is left is closed at the end, by the same weights: the settled steps are met exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grids_ros.control.continuity import Continuation
+from grids_ros.control.timeline import gripper_at, pose_at
+from grids_ros.datatypes import NANOSECONDS, Observation
+from grids_ros.policy.preprocess import to_actions
+
+MAX_GUIDANCE = 5.0  # the paper's beta: bounds the guidance near pure noise, where its weight diverges
+FREE = 0.5  # of a chunk, its end, is never bound: the paper's execution horizon
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """What the flow is drawn to, in the model's normalised actions.
+
+    target: shape (B, n, action_dim). weights: shape (n, action_dim), in [0, 1]; 0 leaves the flow alone.
+    """
+
+    target: Tensor
+    weights: Tensor
+
+    def velocity(self, field: Callable[[Tensor, float], Tensor], actions: Tensor, t: float) -> Tensor:
+        """The velocity of the guided flow at `actions`, shape (B, n, action_dim), and time t in (0, 1].
+
+        field: the flow's own velocity, a function of actions and t. Equation 2 of the paper: the error of the
+        predicted actions goes back through the Jacobian of that prediction.
+        """
+        with torch.enable_grad():
+            actions = actions.detach().requires_grad_(True)
+            velocity = field(actions, t)
+            predicted = actions - t * velocity
+            error = (self.target - predicted) * self.weights
+            pull = torch.autograd.grad(predicted, actions, error.detach())[0]
+        return velocity.detach() - guidance_weight(t) * pull
+
+    def close(self, actions: Tensor) -> Tensor:
+        """The flow's result, shape (B, n, action_dim), brought to the target by the weights."""
+        return actions + self.weights * (self.target - actions)
+
+
+def guidance_weight(t: float) -> float:
+    """(1 - tau) / (tau r^2) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2), at most MAX_GUIDANCE; tau = 1 - t."""
+    tau = 1.0 - t
+    return min(MAX_GUIDANCE, (tau * tau + t * t) / (tau * t)) if tau > 0.0 else MAX_GUIDANCE
+
+
+def soft_mask(frozen: int, overlap: int, horizon: int) -> np.ndarray:
+    """How firmly each step of the new chunk is bound to the previous one, shape (horizon,); equation 5 of the paper.
+
+    frozen: steps that are executed while the inference runs: 1. overlap: steps that are bound at all, no fewer: from
+    there on 0; in between an exponential decay.
+    """
+    step = np.arange(horizon)
+    decay = (overlap - step) / (overlap - frozen + 1)
+    likely = decay * np.expm1(decay) / math.expm1(1.0)
+    return np.where(step < frozen, 1.0, np.where(step < overlap, likely, 0.0))
+
+
+def previous_actions(
+    continuation: Continuation, observation: Observation, horizon: int, step_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The previous chunk as the new one would have to say it, and how firmly: (horizon, 7) and (horizon,).
+
+    Each step is read off the previous chunk at its own time, and made relative to the pose measured now.
+    """
+    chunk = continuation.chunk
+    steps_ns = [observation.stamp_ns + round((i + 1) * step_s * NANOSECONDS) for i in range(horizon)]
+    poses = [pose_at(chunk, step_ns) for step_ns in steps_ns]
+    actions = to_actions(
+        observation.pose,
+        np.stack([pose.position for pose in poses]),
+        np.stack([pose.quaternion for pose in poses]),
+        np.array([gripper_at(chunk, step_ns) for step_ns in steps_ns]),
+    )
+    covered = sum(step_ns <= chunk.end_ns for step_ns in steps_ns)
+    frozen = min(covered, math.ceil(continuation.delay_s / step_s - 1e-6))
+    overlap = max(frozen, min(covered, horizon - round(FREE * horizon)))
+    return actions, soft_mask(frozen, overlap, horizon)

@@ -1,0 +1,184 @@
+"""Real-Time Chunking: against the paper's formulas, and against what the arm will have done."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from test_policy import POSE, inputs, observation
+from tiny import tiny
+
+from grids_ros.control.continuity import QUANTILE, Continuation, Continuity
+from grids_ros.control.timeline import pose_at
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+from grids_ros.policy import rtc
+from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask
+from grids_ros.policy.runtime import Policy, sample_actions
+
+MS = NANOSECONDS // 1000
+
+
+def line(stamp_ns=0, steps=12, step_s=0.1, speed=(0.1, 0.0, 0.05)):
+    """A chunk that moves and turns at constant rates."""
+    times = step_s * np.arange(1, steps + 1)
+    seconds = times[:, None] + stamp_ns / NANOSECONDS
+    return ActionChunk(
+        stamp_ns,
+        times,
+        POSE.position + seconds * np.asarray(speed),
+        (Rotation.from_rotvec(seconds * [0.2, 0.1, -0.3]) * Rotation.from_quat(POSE.quaternion)).as_quat(),
+        np.linspace(0.0, 0.08, steps),
+    )
+
+
+# --- the mask and the weight -------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))))
+def test_the_mask_is_one_then_decays_then_is_zero(sizes):
+    frozen, overlap, horizon = min(sizes[:2]), max(sizes[:2]), sizes[2]
+    mask = soft_mask(frozen, overlap, horizon)
+    assert (mask[:frozen] == 1.0).all() and (mask[overlap:] == 0.0).all()
+    between = mask[frozen:overlap]
+    assert ((between > 0.0) & (between < 1.0)).all() and (np.diff(between) < 0.0).all()
+
+
+def test_the_mask_is_the_papers():
+    """Equation 5 with d = 2 and H - s = 6: c_i = (6 - i) / (6 - 2 + 1), weight c_i (e^c_i - 1) / (e - 1)."""
+    c = np.array([4, 3, 2, 1]) / 5
+    np.testing.assert_allclose(soft_mask(2, 6, 8)[2:6], c * (np.exp(c) - 1) / (np.e - 1))
+
+
+@given(st.floats(0.01, 1.0))
+def test_the_weight_is_the_papers_and_bounded(t):
+    tau = 1.0 - t
+    r2 = t**2 / (tau**2 + t**2)
+    wanted = min(rtc.MAX_GUIDANCE, t / (tau * r2)) if tau > 0 else rtc.MAX_GUIDANCE
+    assert guidance_weight(t) == pytest.approx(wanted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.05, 0.95))
+def test_the_guided_velocity_of_a_linear_field_is_the_closed_form(seed, t):
+    """With v(x) = M x the prediction is (1 - t M) x, and its Jacobian needs no autograd."""
+    rng = np.random.default_rng(seed)
+    matrix, x, target = (torch.from_numpy(rng.normal(size=size)) for size in ((3, 3), (1, 4, 3), (1, 4, 3)))
+    weights = torch.from_numpy(rng.uniform(size=(4, 3)))
+    have = Guidance(target, weights).velocity(lambda actions, _: actions @ matrix.T, x, t)
+    jacobian = torch.eye(3, dtype=torch.float64) - t * matrix
+    pull = ((target - x @ jacobian.T) * weights) @ jacobian
+    torch.testing.assert_close(have, x @ matrix.T - guidance_weight(t) * pull)
+
+
+# --- through the model -------------------------------------------------------------------------------------------
+
+
+def guided(checkpoint, given_inputs, target, weights, steps=3):
+    with torch.no_grad():
+        return sample_actions(checkpoint.model, **given_inputs, steps=steps, guidance=Guidance(target, weights))
+
+
+def test_guidance_of_no_weight_is_plain_sampling_bit_for_bit():
+    checkpoint = tiny(4)
+    given_inputs = inputs(checkpoint)
+    with torch.no_grad():
+        plain = sample_actions(checkpoint.model, **given_inputs, steps=3)
+    assert torch.equal(guided(checkpoint, given_inputs, torch.ones_like(plain), torch.zeros(6, 7)), plain)
+
+
+def test_frozen_steps_are_met_and_the_free_ones_know_of_them():
+    checkpoint = tiny(4)
+    given_inputs = inputs(checkpoint)
+    with torch.no_grad():
+        plain = sample_actions(checkpoint.model, **given_inputs, steps=3)
+    weights = torch.from_numpy(np.tile(soft_mask(2, 4, 6)[:, None], 7)).float()
+    target = plain + 1.0
+    have = guided(checkpoint, given_inputs, target, weights)
+    torch.testing.assert_close(have[:, :2], target[:, :2])
+    off = (have - target).abs().mean((0, 2))
+    assert (off[2:4] < 1.0).all() and (have[:, 4:] != plain[:, 4:]).any()
+
+
+def test_a_chunk_goes_on_from_the_one_before_and_tells_the_arm_the_same_poses():
+    """In metres, through normalisation, and though the tool has moved between the two observations."""
+    policy, before = Policy(tiny(4, horizon=10)), line(0)
+    pose = Pose(POSE.position + (0.01, -0.02, 0.03), (Rotation.from_rotvec([0, 0.3, 0]) * _turn(POSE)).as_quat())
+    now = dataclasses.replace(observation(), stamp_ns=230 * MS, pose=pose)
+    chunk = policy.infer(now, continuation=Continuation(before, 0.31)).chunk
+    for step in range(4):  # 310 ms in steps of 100 ms
+        wanted = pose_at(before, now.stamp_ns + (step + 1) * 100 * MS)
+        np.testing.assert_allclose(chunk.positions[step], wanted.position, atol=1e-5)
+        assert (Rotation.from_quat(chunk.quaternions[step]) * _turn(wanted).inv()).magnitude() < 1e-5
+    free = policy.infer(now).chunk
+    assert np.abs(free.positions[:4] - chunk.positions[:4]).max() > 1e-3
+
+
+def _turn(pose: Pose) -> Rotation:
+    return Rotation.from_quat(pose.quaternion)
+
+
+vectors = st.tuples(*[st.floats(-1.0, 1.0)] * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(vectors, vectors, st.integers(1, 1100), st.floats(0.0, 0.6))
+def test_the_previous_chunk_means_the_same_after_time_has_passed_and_the_tool_has_moved(shift, rotation, ms, delay):
+    before = line(0)
+    pose = Pose(POSE.position + shift, (Rotation.from_rotvec(rotation) * _turn(POSE)).as_quat())
+    now = dataclasses.replace(observation(), stamp_ns=ms * MS, pose=pose)
+    actions, mask = previous_actions(Continuation(before, delay), now, 12, 0.1)
+    for i in range(12):
+        wanted = pose_at(before, now.stamp_ns + (i + 1) * 100 * MS)
+        np.testing.assert_allclose(pose.position + actions[i, :3], wanted.position, atol=1e-9)
+        meant = Rotation.from_rotvec(actions[i, 3:6]) * _turn(pose)
+        assert (meant * _turn(wanted).inv()).magnitude() < 1e-6
+    covered = (1200 - ms) // 100
+    assert (mask[covered:] == 0.0).all(), "what the previous chunk does not cover is free"
+    assert (mask[6:] == 0.0).all() or (mask == 1.0).sum() > 6, "and so is the last half, unless it is executed"
+    executed = np.arange(1, 13) * 0.1 < delay - 1e-6
+    assert (mask[:covered][executed[:covered]] == 1.0).all()
+
+
+# --- delays ------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 900), min_size=2, max_size=30))
+def test_the_delay_planned_for_was_measured_and_is_a_high_one(delays_ms):
+    continuity, stamp_ns = Continuity(), 0
+    for ms in delays_ms:
+        stamp_ns += 200 * MS
+        continuity.arrived(line(stamp_ns), stamp_ns + ms * MS)
+    counted = [min(ms, 1000) / 1e3 for ms in delays_ms[1:]]  # the first has nothing before it
+    assert continuity.delay_s in [pytest.approx(delay) for delay in counted]
+    assert np.mean(np.array(counted) <= continuity.delay_s + 1e-9) >= QUANTILE
+
+
+def test_no_more_is_counted_than_was_left_of_the_chunk_before():
+    continuity = Continuity()
+    continuity.arrived(line(0), 50 * MS)
+    continuity.arrived(line(1000 * MS), 9000 * MS)  # the first ended at 1.2 s
+    assert continuity.delay_s == pytest.approx(0.2)
+
+
+def test_a_chunk_goes_on_only_from_one_that_is_being_followed():
+    continuity = Continuity()
+    at = lambda ms, offset=0.0: continuity.at(  # noqa: E731
+        dataclasses.replace(
+            observation(),
+            stamp_ns=ms * MS,
+            pose=Pose(POSE.position + np.array((0.1, 0.0, 0.05)) * ms / 1000 + offset, POSE.quaternion),
+        )
+    )
+    assert at(0) is None
+    continuity.arrived(line(0), 50 * MS)
+    assert at(200) is None, "no delay was measured yet"
+    continuity.arrived(line(200 * MS), 280 * MS)
+    going = at(400)
+    assert going.chunk.stamp_ns == 200 * MS and going.delay_s == pytest.approx(0.08)
+    assert at(1400) is None, "it has ended"
+    assert at(400, offset=0.2) is None, "the arm is elsewhere"
+    continuity.forget()
+    assert at(400) is None
