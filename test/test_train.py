@@ -14,17 +14,19 @@ from tiny import INSTRUCTIONS, SIZE, tiny
 
 from grids_ros.data.bags import Episode
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.policy.checkpoint import load, save
-from grids_ros.policy.preprocess import to_chunk, word_tokenizer
+from grids_ros.policy.checkpoint import CheckpointError, create, load, save
+from grids_ros.policy.model import demo_config
+from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_tokenizer
 from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
-from grids_ros.train.card import plot_losses, write_card
+from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
 from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Batches, Recipe, Trainer
 from grids_ros.train.losses import LocationHeads, attraction, sample_times
 from grids_ros.train.places import places
+from grids_ros.train.start import start_from
 
 STEP_NS = NANOSECONDS // 20  # of the targets
 RECIPE = Recipe(steps=8, batch=4, warm_up=2)
@@ -200,6 +202,42 @@ def test_the_state_of_another_model_is_refused(tmp_path):
         trainer.resume(tmp_path / "dense.safetensors")
 
 
+def test_a_start_carries_every_weight_over_and_words_by_their_spelling():
+    torch.manual_seed(1)
+    earlier = tiny()
+    earlier.provenance.update(steps=7, data={"instructions": INSTRUCTIONS})
+    _, fresh = mixed()
+    fresh = dataclasses.replace(fresh, model=create(_with_words(fresh), fresh.spec))
+    before = {name: tensor.clone() for name, tensor in fresh.model.named_parameters()}
+    start_from(earlier, fresh)
+    known, ours, theirs = (dict(earlier.model.named_parameters()), *(c.tokenizer.get_vocab() for c in (fresh, earlier)))
+    for name, tensor in fresh.model.named_parameters():
+        if not name.endswith("embed_tokens.weight"):
+            assert torch.equal(tensor, known[name]), name
+            continue
+        for word, row in ours.items():
+            wanted = known[name][theirs[word]] if word in theirs else before[name][row]
+            assert torch.equal(tensor[row], wanted), (name, word)
+    assert fresh.provenance["start"] == {"steps": 7, "data": {"instructions": INSTRUCTIONS}}
+
+
+def _with_words(checkpoint):
+    return demo_config(SIZE, checkpoint.tokenizer.get_vocab_size(), 6, STATE_DIM, ACTION_DIM)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda: tiny(cameras=("base",)), "cameras are base, expected base, wrist"),
+        (lambda: tiny(8), "has shape .*, expected"),
+        (lambda: tiny(None), "is missing: it is another model"),
+    ],
+)
+def test_a_start_from_another_model_is_refused(other, said):
+    with pytest.raises(CheckpointError, match=said):
+        start_from(other(), tiny())
+
+
 def test_a_batch_depends_on_its_step_and_seed_alone():
     checkpoint = tiny()
     batches = Batches(samples(), checkpoint, RECIPE)
@@ -289,6 +327,12 @@ def test_diagnosis_card_and_plot(tmp_path):
     save(checkpoint, tmp_path / "saved")
     write_card(load(tmp_path / "saved"), tmp_path / "saved" / "README.md")
     card = (tmp_path / "saved" / "README.md").read_text()
+    asked = {"task": "lift", "ood": None, "first_seed": 7, "tokens_per_camera": 4, "join": "rtc", "delay_ms": 60.0}
+    told = {"wilson_95": [0.3, 0.7], "wrong_objects": 1, "time_to_success_s": None, "episodes": 10}
+    for successes, delay_ms in ((1, 60.0), (5, 60.0), (4, 150.0)):
+        record_evaluation(tmp_path / "saved", {**asked, **told, "successes": successes, "delay_ms": delay_ms})
+    scored = (tmp_path / "saved" / "README.md").read_text()
+    assert "| 5 of 10 |" in scored and "| 4 of 10 |" in scored and "| 1 of 10 |" not in scored
     assert "GridS-4" in card and "shuffled images" in card and "6 episodes, 24 samples" in card
     plot_losses(tmp_path / "run" / "losses.jsonl", tmp_path / "losses.png")
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")

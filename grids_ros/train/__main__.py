@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from grids_ros.data.bags import Topics
-from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
+from grids_ros.policy import checkpoint as checkpoints
+from grids_ros.policy.checkpoint import Checkpoint, CheckpointError, PolicySpec, create, save
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
 from grids_ros.sampler import SamplerConfig
@@ -24,6 +25,7 @@ from grids_ros.train.card import plot_losses, write_card
 from grids_ros.train.dataset import Samples, Window, load
 from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Recipe, Trainer
+from grids_ros.train.start import start_from
 
 PROMPT_LENGTH = 16  # tokens
 STEP_S = 0.1
@@ -45,6 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--attraction", type=float, default=Recipe.attraction, help="weight (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
+    parser.add_argument("--start", type=Path, help="checkpoint to start from; it must have the same cameras and K")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
     options = parser.parse_args(arguments)
     for name, least in (("tokens", 0), ("steps", 1), ("batch", 1), ("threads", 1)):
@@ -106,6 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train_on = samples.rows(~held_out)
     print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {held_out.sum()} samples held out")
     checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed)
+    if options.start:
+        try:
+            start_from(checkpoints.load(options.start), checkpoint)
+        except CheckpointError as error:
+            print(f"--start {options.start}: {error}", file=sys.stderr)
+            return 1
     recipe = Recipe(
         options.steps, options.batch, seed=options.seed, attraction=options.attraction, nested=tuple(options.nested)
     )
@@ -113,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     state, log = options.out / "training.safetensors", options.out / "losses.jsonl"
     if options.resume:
         trainer.resume(state)
+        checkpoint.provenance.update(checkpoints.load(options.out).provenance)
     elif log.exists():
         log.unlink()
 

@@ -62,8 +62,10 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         if motion:
             told = ", ".join(f"{camera} {value}" for camera, value in motion.items())
             lines += ["", f"Motion of the sampled coordinates across images, as a fraction of the width: {told}."]
-    if "evaluation" in facts:
-        lines += ["", "## Closed loop", "", "```json", json.dumps(facts["evaluation"], indent=2), "```"]
+    if "start" in facts:
+        words, steps = "; ".join(facts["start"]["data"]["instructions"]), facts["start"]["steps"]
+        lines += ["", f"It started from a checkpoint of {steps} steps, trained on: {words}."]
+    lines += _closed_loop(facts.get("evaluations", []))
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -71,9 +73,29 @@ def _settings(stage: dict) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.items() if name != "from_step")
 
 
+def _closed_loop(evaluations: list[dict]) -> list[str]:
+    if not evaluations:
+        return []
+    lines = ["", "## Closed loop, on scenes that no demonstration has", ""]
+    lines += ["| task | scenes | join, delay | successes | 95 % interval | wrong object | median time |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for one in evaluations:
+        low, high = (f"{100 * bound:.0f}" for bound in one["wilson_95"])
+        took = f"{one['time_to_success_s']} s" if one["time_to_success_s"] is not None else ""
+        lines.append(
+            f"| {one['task']} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | {one['join']}, "
+            f"{one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
+            f"{one['wrong_objects']} | {took} |"
+        )
+    return lines
+
+
 def record_evaluation(folder: Path, evaluation: dict) -> None:
-    """Add what a checkpoint scored in closed loop to its provenance.json and its card."""
+    """Add what a checkpoint scored in closed loop to its provenance.json and its card; the same question replaces."""
     checkpoint = load(folder)
-    checkpoint.provenance["evaluation"] = evaluation
+    asked = ("task", "ood", "first_seed", "tokens_per_camera", "join", "delay_ms")
+    earlier = checkpoint.provenance.get("evaluations", [])
+    others = [one for one in earlier if any(one[name] != evaluation[name] for name in asked)]
+    checkpoint.provenance["evaluations"] = [*others, evaluation]
     (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
     write_card(checkpoint, folder / "README.md")
