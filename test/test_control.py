@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from grids_ros.control import rotation
 from grids_ros.control.follower import Follower, FollowerConfig, Refused
 from grids_ros.control.gripper import GripperHysteresis
-from grids_ros.control.limits import Limits, shortened, stopping, toward
+from grids_ros.control.limits import BINDING, Limits, Motion, binding, follow, shortened, stopping, toward
 from grids_ros.control.timeline import JOINS, Join, gripper_at, pose_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
@@ -307,6 +307,41 @@ def test_the_command_never_runs_further_ahead_than_the_lead():
     commands = run(f, 0, 90, HOME)
     ahead = [np.linalg.norm(c.pose.position - HOME.position) for c in commands]
     assert max(ahead) == pytest.approx(LIMITS.lead_translation)
+
+
+@settings(max_examples=60, deadline=None)
+@given(poses(), poses(), poses(), poses(), st.booleans())
+def test_no_limit_binds_exactly_when_the_command_is_the_goal(goal, last, other, measured, there):
+    command = Pose(goal.position, -goal.quaternion) if there else other
+    equal = np.allclose(goal.position, command.position, atol=1e-9) and angle(goal, command) < 1e-5
+    assert (binding(goal, last, command, measured, LIMITS, PERIOD_S) == ()) == equal
+
+
+WIDE = Limits((-9.0,) * 3, (9.0,) * 3, 1e3, 1e3, 1e6, 1e6, 9.0, 3.1)  # the goal is reached in one tick
+
+
+@pytest.mark.parametrize(
+    ("tight", "name"),
+    [
+        ({}, None),
+        ({"lead_translation": 0.05}, "lead"),
+        ({"lead_rotation": 0.05}, "lead"),
+        ({"workspace_max": (9.0, 9.0, 0.4)}, "workspace"),
+        ({"linear_speed": 1.0}, "speed"),
+        ({"angular_speed": 1.0}, "speed"),
+        ({"linear_acceleration": 5.0}, "acceleration"),
+        ({"angular_acceleration": 5.0}, "acceleration"),
+    ],
+)
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(coordinate, coordinate, st.floats(0.2, 1.0)), st.floats(0.2, 1.0))
+def test_the_one_limit_that_is_tight_is_the_one_that_binds(tight, name, way, turned):
+    limits = dataclasses.replace(WIDE, **tight)
+    start = Pose((0.0, 0.0, 0.3), UP)
+    goal = Pose(start.position + way, Rotation.from_euler("z", turned).as_quat())
+    command = follow(Motion.at_rest(start), goal, goal, start, limits, PERIOD_S, 1.0).pose
+    held_back = binding(goal, start, command, start, limits, PERIOD_S)
+    assert held_back == ((name,) if name else ()) and set(held_back) <= set(BINDING)
 
 
 def test_hold_is_at_once_and_lasts_until_released():

@@ -11,6 +11,7 @@ from recording import DOWN
 from scipy.spatial.transform import Rotation, Slerp
 
 from grids_ros.control.defaults import FOLLOWER
+from grids_ros.control.limits import BINDING
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.replay import judge, look
 from grids_ros.replay.findings import BAD, GOOD, findings
@@ -77,6 +78,12 @@ def test_steps_that_the_recording_does_not_cover_count_for_nothing():
     np.testing.assert_array_equal(np.isfinite(beyond), TIMES < 0.62)
     across = judge.errors(chunk_along(), HOME, recorded_line(gap=(0.35, 0.75)))["position_mm"]
     np.testing.assert_array_equal(np.isfinite(across), (TIMES < 0.35) | (TIMES > 0.75))
+
+
+def test_steps_after_the_end_of_the_episode_count_for_nothing():
+    errors = judge.errors(chunk_along(), HOME, recorded_line(), until_ns=START + 650_000_000)
+    for name in ("position_mm", "rotation_deg", "gripper_mm", "still_mm"):
+        np.testing.assert_array_equal(np.isfinite(errors[name]), TIMES < 0.65)
 
 
 def test_interpolation_is_scipys_slerp_and_holds_at_the_ends():
@@ -160,9 +167,20 @@ def test_the_shadow_says_which_limits_a_chunk_would_have_met():
     fast = shadowed(chunk_along(speed=1.0))
     assert fast.limited["speed"] and fast.limited["lead"] and not fast.limited["workspace"]
     assert fast.largest_cut_mm > 100.0
+    assert shadowed(chunk_along(speed=0.3)).limited["acceleration"]  # it starts at rest
     low = shadowed(chunk_along(speed=0.0, offset=(0.0, 0.0, -0.30)))
     assert shadowed(chunk_along(speed=0.0, offset=(0.26, 0.0, 0.0))).limited["lead"]
     assert low.limited["lead"] and low.limited["any"] <= low.ticks
+
+
+def test_the_limit_that_acts_most_often_is_named():
+    for worst in BINDING:
+        acted = tally(10.0)
+        acted.shadow_ticks = 10
+        acted.limited.update({**dict.fromkeys(BINDING, 2), worst: 4, "any": 5})
+        shares = acted.figures()["limits"]["share_of_ticks"]
+        assert shares == {**dict.fromkeys(BINDING, 0.2), worst: 0.4, "any": 0.5}
+        assert any(f"most often {worst}" in finding.text for finding in findings(acted.figures(), {}))
 
 
 def test_the_shadow_holds_where_the_follower_would_and_counts_what_it_refuses():

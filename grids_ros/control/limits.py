@@ -13,6 +13,7 @@ from grids_ros.datatypes import Pose
 
 BACK_OFF = (1.0, 0.5, 0.25, 0.0)  # how much of a wanted change of speed is tried; 0 is to brake
 SLACK = 1e-9  # [m], [rad]
+BINDING = ("lead", "workspace", "speed", "acceleration")  # what may keep a command from its goal
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def admissible(pose: Pose, measured: Pose, limits: Limits) -> tuple[Pose, Pose]:
 
 
 def binding(goal: Pose, last: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:
-    """Which limits kept `command`, one tick after `last`, from the `goal`: none of them when it is there.
+    """Which of `BINDING` kept `command`, one tick after `last`, from the `goal`: none of them when it is there.
 
     "lead", "workspace" and "speed" where the goal lies beyond them; else it was "acceleration", which braking ahead
     of one of them is too.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grids_ros.control.limits import BINDING
+
 GOOD, FAIR, BAD = "good", "fair", "bad"
 DEAF_MM = 5.0  # a chunk that another instruction changes by less than this hardly hears
 JERKY = 3.0  # times the recorded jerk
@@ -84,7 +86,7 @@ def _limits(figures: dict) -> Finding | None:
     shares = figures["limits"]["share_of_ticks"]
     if shares["any"] < LIMITED:
         return Finding(GOOD, f"The safety limits would have acted at {shares['any']:.1%} of the follower's ticks.")
-    worst = max(("lead", "workspace", "speed"), key=shares.get)
+    worst = max(BINDING, key=shares.get)
     return Finding(
         FAIR,
         f"The safety limits would have acted at {shares['any']:.0%} of the follower's ticks, most often {worst}; "

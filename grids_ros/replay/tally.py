@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from grids_ros.control.limits import BINDING
+
 MEAN_OF_CAMERA = ("moved", "picture", "slip", "spread", "collapsed")
 
 
@@ -91,7 +93,7 @@ class Tally:
 
     def _limits(self) -> dict:
         ticks = max(1, self.shadow_ticks)
-        shares = {name: round(self.limited[name] / ticks, 4) for name in ("any", "lead", "workspace", "speed")}
+        shares = {name: round(self.limited[name] / ticks, 4) for name in ("any", *BINDING)}
         return {
             "share_of_ticks": shares,
             "largest_cut_mm": round(self.largest_cut_mm, 2),
