@@ -74,6 +74,14 @@ def test_the_summary_has_both_episodes_and_what_standing_still_would_cost(scored
     assert set(overall["coordinates"]) == {"base", "wrist"}
 
 
+def test_what_was_recorded_after_an_episode_is_not_held_against_its_chunks(scored):
+    _, summary = scored
+    stamps = np.arange(1, 29, 2)  # of the first episode's observations, tenths of a second; it lasts for three seconds
+    due = stamps[:, None] + np.arange(1, HORIZON + 1)
+    first = summary["episodes"]["tiny"][0]
+    assert first["inferences"] == len(stamps) and first["scored_steps"] == (due < 30).sum() < due.size
+
+
 def test_the_report_is_one_file_that_asks_for_nothing_else(scored):
     out, _ = scored
     page = (out / "report.html").read_text()

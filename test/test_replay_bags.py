@@ -189,6 +189,7 @@ def test_episodes_follow_the_instruction_and_a_range_knows_what_was_said_before_
     assert [t.instruction for t in ticks if t.episode == 0][0] == "lift"
     assert {t.instruction for t in ticks if t.episode == 1} == {"drop"}
     assert all(not t.instruction and t.observation is None for t in ticks if t.episode == -1)
+    assert [t.cut_ns for t in ticks if t.cut_ns and t.episode == -1] == [START + 20 * PERIOD - 1000]
     *ticks, _ = seen(bag, (3.4, 4.0))
     assert {(t.episode, t.instruction) for t in ticks} == {(0, "drop")}
     assert len(ticks) == 3 and all(t.observation for t in ticks)
@@ -203,6 +204,7 @@ def test_markers_separate_episodes(tmp_path):
             write_step(writer, START + step * PERIOD, step)
     *ticks, _ = seen(tmp_path / "bag", said="lift", markers="/cut")
     assert [t.episode for t in ticks] == [0] * 4 + [1] * (len(ticks) - 4)
+    assert [t.cut_ns for t in ticks if t.cut_ns] == [START + 10 * PERIOD - 1000]
 
 
 def test_a_tick_sees_what_was_received_up_to_it_and_nothing_later(bag):

@@ -16,21 +16,24 @@ def times_ns(chunk: ActionChunk) -> np.ndarray:
     return chunk.stamp_ns + np.rint(chunk.times * NANOSECONDS).astype(np.int64)
 
 
-def errors(chunk: ActionChunk, measured: Pose, recorded: Recorded) -> dict[str, np.ndarray]:
-    """By horizon step, each (n,), NaN where the recording does not say.
+def errors(
+    chunk: ActionChunk, measured: Pose, recorded: Recorded, until_ns: int | None = None
+) -> dict[str, np.ndarray]:
+    """By horizon step, each (n,), NaN where the recording does not say, and after `until_ns`, when the episode ended.
 
     position_mm, rotation_deg, gripper_mm: of the chunk. still_mm: of an arm that stays at `measured`, its pose at the
     observation: what the policy has to beat. recorded_mm_s3: jerk of the recorded motion at the same steps.
     """
     at_ns = times_ns(chunk)
     positions, rotations, known = recorded.motion_at(at_ns)
+    if until_ns is not None:
+        known &= at_ns <= until_ns
     position = np.linalg.norm(chunk.positions - positions, axis=1) * MM
     rotation = (Rotation.from_quat(chunk.quaternions) * rotations.inv()).magnitude() * DEG
     still = np.linalg.norm(measured.position - positions, axis=1) * MM
     gripper = np.abs(chunk.gripper - recorded.grip_at(at_ns)) * MM
-    unknown = ~known
-    for row in (position, rotation, still):
-        row[unknown] = np.nan
+    for row in (position, rotation, still, gripper):
+        row[~known] = np.nan
     jerked = jerk(positions, chunk.times) if known.all() else np.nan
     return {
         "position_mm": position,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,9 @@ class Run:
 
     def tick(self, tick: Tick, flows: Mapping[str, np.ndarray | None]) -> PolicyOutput | None:
         """Infer as the node would; None where it would not."""
+        if tick.cut_ns is not None or tick.back:
+            self._judge(list(self._pending), tick.cut_ns)
+            self._pending.clear()
         if tick.episode != self._episode or tick.back:
             self._begin(tick.episode, tick.now_ns)
         if self._shadow is not None:
@@ -85,13 +88,14 @@ class Run:
         output = self._infer(tick) if tick.episode >= 0 else None
         if output is not None:
             self._score(tick, output, flows)
-        self._judge(tick.now_ns, everything=tick.back)
+        while self._pending and self._has_passed(self._pending[0].chunk, tick.now_ns):
+            self._judge([self._pending.popleft()])
         return output
 
     def finish(self) -> None:
         """Nothing more will be read: judge what is still waiting."""
         self._end_shadow()
-        self._judge(0, everything=True)
+        self._judge(self._pending)
 
     def _infer(self, tick: Tick) -> PolicyOutput | None:
         if tick.now_ns < self._busy_until_ns:
@@ -150,19 +154,19 @@ class Run:
         self.model_s += output.latency_s["total"]
         return output.chunk
 
-    def _judge(self, now_ns: int, everything: bool) -> None:
-        """Score the chunks whose future has been read, or has not come although it is long past."""
-        while self._pending:
-            end_ns = self._pending[0].chunk.end_ns
-            if not (everything or self._recorded.knows(end_ns) or end_ns < now_ns - AFTER_NS):
-                return
-            done = self._pending.popleft()
+    def _has_passed(self, chunk: ActionChunk, now_ns: int) -> bool:
+        """Whether all that the chunk speaks of has been read, or has not come although it is long past."""
+        return self._recorded.knows(chunk.end_ns) or chunk.end_ns < now_ns - AFTER_NS
+
+    def _judge(self, chunks: Iterable[_Pending], until_ns: int | None = None) -> None:
+        """Score chunks against the recording. until_ns: when their episode ended, if it has."""
+        for done in chunks:
             rows = done.tally.rows
-            errors = judge.errors(done.chunk, done.measured, self._recorded)
+            errors = judge.errors(done.chunk, done.measured, self._recorded, until_ns)
             for name, row in errors.items():
                 rows.add(name, row)
             if done.other is not None:
-                wrong = judge.errors(done.other, done.measured, self._recorded)
+                wrong = judge.errors(done.other, done.measured, self._recorded, until_ns)
                 change = np.linalg.norm(done.chunk.positions - done.other.positions, axis=1) * judge.MM
                 rows.add("other_change_mm", [change.mean()])
                 rows.add("other_right_error_mm", [_mean(errors["position_mm"])])

@@ -39,7 +39,8 @@ class Tick:
 
     episode: counts from 0; -1 outside of any. arrived: role, time of reception [ns] and message of everything since
     the last tick, in order. observation: None when `reasons` say why there is none. frames: camera to the frame
-    of its images. back: the clock jumped back.
+    of its images. cut_ns: when, since the last tick, the instruction changed or a marker came, which ends an episode.
+    back: the clock jumped back.
     """
 
     now_ns: int
@@ -49,6 +50,7 @@ class Tick:
     observation: Observation | None
     reasons: tuple[str, ...]
     frames: Mapping[str, str]
+    cut_ns: int | None = None
     back: bool = False
 
 
@@ -112,16 +114,16 @@ class _State:
         self._images: dict[str, object] = {}
         self._poses, self._joints = deque(maxlen=HISTORY), deque(maxlen=HISTORY)
         self._arrived: list[tuple[str, int, object]] = []
-        self._new = True
+        self._new, self._cut_ns = True, None
         self.episodes = first_episode
 
     def add(self, role: str, received_ns: int, message) -> None:
         if role == "instruction":
             if message.data.strip() != self._instruction:
                 self._instruction = message.data.strip()
-                self._new = True
+                self._cut(received_ns)
         elif role == "marker":
-            self._new = True
+            self._cut(received_ns)
         elif role.startswith("image:"):
             self._images[role.removeprefix("image:")] = message
         else:
@@ -130,9 +132,15 @@ class _State:
             if waiting is not None:
                 waiting.append(message)
 
+    def _cut(self, received_ns: int) -> None:
+        self._new = True
+        if self._cut_ns is None:
+            self._cut_ns = received_ns
+
     def tick(self, now_ns: int, judged_only: bool, back: bool = False) -> Tick:
         """judged_only: past the span's end, where nothing is inferred any more."""
         arrived, self._arrived = self._arrived, []
+        cut_ns, self._cut_ns = self._cut_ns, None
         self._intake.take(self._images, _drained(self._poses), _drained(self._joints))
         self._images = {}
         observation, reasons, episode = None, (), -1
@@ -143,7 +151,8 @@ class _State:
                 observation = self._intake.observe(self._instruction, now_ns)
             except NotReady as error:
                 reasons = error.reasons
-        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, self._intake.frames, back)
+        frames = self._intake.frames
+        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, frames, cut_ns, back)
 
 
 def _drained(waiting: deque) -> Iterable:
