@@ -31,7 +31,7 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 
 
 def latencies(seconds: float) -> dict[str, dict[str, float | int]]:
-    """"default" and "shipped" to their figures."""
+    """Of both ways, "default" and "shipped"."""
     plain = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
     shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))}
     return {"default": _measure("default", plain, seconds), "shipped": _measure("shipped", shipped, seconds)}
