@@ -106,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     window = Window(cameras, DemoSize().image_size, HORIZON, STEP_S)
     samples = load(bags, topics, window, min(len(bags), options.threads))
     held_out = samples.episodes % HELD_OUT == 0
-    train_on = samples.rows(~held_out)
-    print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {held_out.sum()} samples held out")
+    train_on, unseen = samples.rows(~held_out), samples.rows(held_out)
+    del samples  # or the images would fill the memory twice
+    print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {len(unseen)} samples held out")
     checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed)
     if options.start:
         try:
@@ -134,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             averaged.provenance.update(provenance(train_on, trainer, bags, time.monotonic() - started))
             save(averaged, options.out)
             trainer.save(state)
-    rows = np.flatnonzero(held_out)
-    rows = rows[:: max(1, len(rows) // 400)]
-    averaged.provenance["diagnosis"] = diagnose(averaged, samples, rows)
+    rows = np.arange(0, len(unseen), max(1, len(unseen) // 400))
+    averaged.provenance["diagnosis"] = diagnose(averaged, unseen, rows)
     save(averaged, options.out)
     plot_losses(log, options.out / "losses.png")
     write_card(averaged, options.out / "README.md")

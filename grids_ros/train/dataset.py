@@ -123,9 +123,26 @@ def load(bags: Sequence[Path], topics: Topics, window: Window, workers: int) -> 
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     with pool:
         jobs = [pool.submit(_load_bag, bag, topics, window) for bag in bags]
-        parts = [job.result() for job in tqdm(jobs, desc="reading bags", unit="bag")]
-    offsets = np.cumsum([0, *(part.episodes.max() + 1 for part in parts[:-1])])
-    episodes = [part.episodes + offset for part, offset in zip(parts, offsets, strict=True)]
-    names = [f.name for f in fields(Samples) if f.name != "episodes"]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Samples(**columns, episodes=np.concatenate(episodes))
+        parts = [_columns(job.result()) for job in tqdm(jobs, desc="reading bags", unit="bag")]
+        del jobs[:]  # they hold their results
+    first = 0
+    for part in parts:
+        part["episodes"] = part["episodes"] + first
+        first = part["episodes"].max() + 1
+    names = [f.name for f in fields(Samples)]
+    return Samples(**{name: _concatenated([part.pop(name) for part in parts]) for name in names})
+
+
+def _columns(samples: Samples) -> dict[str, np.ndarray]:
+    return {f.name: getattr(samples, f.name) for f in fields(samples)}
+
+
+def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
+    """The arrays as one, each freed once it is copied: images of many bags fill the memory."""
+    whole = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), np.result_type(*arrays))
+    end = len(whole)
+    while arrays:
+        part = arrays.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole
