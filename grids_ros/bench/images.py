@@ -19,9 +19,9 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
+from grids_ros import memory
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.ros import conversions, qos
-from grids_ros.ros.realtime import reuse_memory
 
 HEIGHT, WIDTH, RATE_HZ = 480, 640, 20.0
 TOPIC = "bench_image"
@@ -90,7 +90,7 @@ def listen(seconds: float) -> None:
 
 def main() -> int:
     if sys.argv[3] == "shipped":
-        reuse_memory()
+        memory.reuse()
     rclpy.init()
     {"publish": publish, "listen": listen}[sys.argv[1]](float(sys.argv[2]))
     rclpy.shutdown()

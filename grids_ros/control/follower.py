@@ -76,6 +76,7 @@ class Follower:
         self._join: Join | None = None
         self._motion: Motion | None = None
         self._tick_ns = 0
+        self._asked: tuple[Join, Pose] | None = None  # at the last tick that followed: what gave the goal, and the goal
         self._gripper: float | None = None
         self._holding = True
         self._hold_reason = ""
@@ -142,10 +143,12 @@ class Follower:
         motion = self._motion or Motion.at_rest(measured)
         if self._holding:  # the time spent holding must not be caught up with in one leap
             self._join, self._tick_ns = Join.enter(self._join.chunk, motion.pose, now_ns, config.fade_s), now_ns
-        before, goal = self._join.at(self._tick_ns), self._join.at(now_ns)
+        last = self._asked
+        before = last[1] if last and last[0] is self._join else self._join.at(self._tick_ns)
+        goal = self._join.at(now_ns)
         left_s = (self._join.chunk.end_ns - now_ns) / NANOSECONDS
         self._motion = follow(motion, before, goal, measured, config.limits, config.period_s, left_s)
-        self._holding, self._tick_ns = False, now_ns
+        self._holding, self._tick_ns, self._asked = False, now_ns, (self._join, goal)
         return Command(self._motion.pose, self._gripper_command(now_ns), False, "", goal)
 
     def _reason_to_hold(self, now_ns: int) -> str:

@@ -127,6 +127,8 @@ def next_step(
     """
     wanted = shortened(goal_step + shortened(behind, catch_up(norm(behind), change)), most)
     step = last + shortened(wanted - last, change)
+    if (outside(step + stopping(step, change)) <= SLACK).all():
+        return step  # far from every bound, as nearly always
     brake = shortened(last, max(0.0, norm(last) - change))
     allowed = np.maximum(outside(brake + stopping(brake, change)), 0.0) + SLACK
     for share in BACK_OFF:
@@ -137,10 +139,16 @@ def next_step(
 
 
 def admissible(pose: Pose, measured: Pose, limits: Limits) -> tuple[Pose, Pose]:
-    """`pose` within its lead of the measured one; and that within the workspace box as well."""
-    led = toward(measured, pose, limits.lead_translation, limits.lead_rotation)
+    """`pose` within its lead of the measured one; and that within the workspace box as well. Each is `pose` itself,
+    not a copy, where nothing was to be changed.
+    """
+    near = norm(pose.position - measured.position) <= limits.lead_translation
+    if near and norm(difference(pose.quaternion, measured.quaternion)) <= limits.lead_rotation:
+        led = pose
+    else:
+        led = toward(measured, pose, limits.lead_translation, limits.lead_rotation)
     boxed = np.minimum(np.maximum(led.position, limits.workspace_min), limits.workspace_max)
-    return led, Pose(boxed, led.quaternion)
+    return led, led if (boxed == led.position).all() else Pose(boxed, led.quaternion)
 
 
 def binding(goal: Pose, last: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:

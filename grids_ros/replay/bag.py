@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from grids_ros import memory
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.replay import variants as loading
@@ -79,6 +80,7 @@ def replay(job: Job) -> Result:
     """Raises BagError for a bag that cannot be replayed, CheckpointError for a policy that cannot be loaded."""
     import torch
 
+    memory.reuse()
     if job.threads:
         torch.set_num_threads(job.threads)
     device, steps = job.settings.policy["device"], job.settings.policy["denoising_steps"]

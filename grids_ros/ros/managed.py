@@ -14,10 +14,10 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
+from grids_ros import memory
 from grids_ros.parameters import Parameter, ParameterError
 from grids_ros.ros import parameters
 from grids_ros.ros.diagnostics import ERROR, WARN, Diagnostics
-from grids_ros.ros.realtime import reuse_memory
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 # Exit codes: a bug; a bad parameter or a missing library; `autostart` did not reach active.
@@ -162,7 +162,7 @@ def run(
 
     refusals: what `make_node` raises for a cause that the user can put right; its message is all that is printed.
     """
-    reuse_memory()
+    memory.reuse()
     rclpy.init(args=args)
     try:
         node = make_node()

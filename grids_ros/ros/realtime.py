@@ -14,9 +14,6 @@ import sys
 PRIORITY = 40  # of SCHED_FIFO, 1 to 99: below the arm's own controllers, which by convention run at 50 and above
 SWITCH_S = 1e-4  # how long a Python thread may keep another one waiting [s]; 5 ms by default
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc
-LARGEST_MESSAGE = 32 * 2**20  # bytes; what glibc takes at most
-KEPT = 2**28  # bytes that were freed and stay with the process
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # Linux; on fault: not the untouched part of every thread's stack
 
 
@@ -27,18 +24,6 @@ def enter() -> str:
     """
     sys.setswitchinterval(SWITCH_S)
     return f"{_schedule()}; {_lock_memory()}"
-
-
-def reuse_memory() -> None:
-    """Let freed memory of large messages serve the next ones.
-
-    By default glibc gives it back to the kernel, which then has to clear pages for every image anew, in the driver
-    and in the policy: most of the time that one takes between them. Elsewhere than on glibc nothing happens.
-    """
-    mallopt = getattr(_LIBC, "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGEST_MESSAGE)
-        mallopt(_M_TRIM_THRESHOLD, KEPT)
 
 
 def _schedule() -> str:
