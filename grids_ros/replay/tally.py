@@ -134,4 +134,4 @@ def _by_step(rows: np.ndarray) -> dict:
 
 def kind(reason: str) -> str:
     """A reason without its age, so that equal ones are counted together."""
-    return re.sub(r"\d+\.\d{3} s\b", ".. s", reason)
+    return re.sub(r" \d+\.\d{3} s( ago)?\b", "", re.sub(r"\d+\.\d{3} s old", "too old", reason))
