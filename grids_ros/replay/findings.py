@@ -100,4 +100,5 @@ def _time(timings: dict) -> Finding | None:
     p99, misses, rate = timings["inference_ms"]["p99"], timings["deadline_misses"], timings["rate_hz"]
     late = f"{misses} would have missed their deadline at {rate:g} Hz"
     text = f"99 of 100 inferences took at most {p99:.0f} ms here; {late}."
-    return Finding(BAD if misses else GOOD, text)
+    level = BAD if p99 > 1e3 / rate else FAIR if misses else GOOD
+    return Finding(level, text)
