@@ -181,6 +181,10 @@ class Arm:
         )
         ros.bench.create_timer(1.0 / rate_hz, self._publish)
 
+    def matched(self) -> bool:
+        """Whether somebody hears its pose and somebody commands it."""
+        return self._pose_publisher.get_subscription_count() > 0 and self._ros.bench.count_publishers("target_pose") > 0
+
     def honest_pose(self) -> PoseStamped:
         """current_pose as it is."""
         return conversions.from_pose_stamped(self.pose, "base", self._ros.now_ns())

@@ -1,5 +1,6 @@
 """The metronome's arithmetic and its thread, and a process that asks for real-time scheduling."""
 
+import ctypes
 import os
 import resource
 import subprocess
@@ -88,3 +89,19 @@ def test_a_process_with_the_limits_is_real_time_in_all_its_threads():
     if "not scheduled" in run.stdout:
         pytest.skip(f"real-time scheduling is not to be had here: {run.stdout}")
     assert "SCHED_FIFO 40" in run.stdout and run.stdout.strip().endswith("True")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's own")
+def test_the_memory_of_one_image_serves_the_next():
+    """Pages that the kernel must bring, while images as large as a camera's come and go."""
+    code = (
+        "import resource\nfrom grids_ros.ros import realtime\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(50): [bytearray(b'x') * 921_600 for _ in range(4)]\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "plain = faults()\nrealtime.reuse_memory()\nfaults()\nprint(plain, faults())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    plain, reused = map(int, run.stdout.split())
+    assert plain > 10 * 50 and reused < 50, "pages of 4096 bytes, 900 for these four images"

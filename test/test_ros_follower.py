@@ -52,6 +52,7 @@ def node(ros, arm, policy):
     ros.activate(follower)
     until(lambda: policy.poses.get_subscription_count() and policy.gripper.get_subscription_count(), "a match")
     until(lambda: ros.diagnostics(NAME), "diagnostics")
+    until(arm.matched, "a match of the arm")
     return follower
 
 
@@ -78,8 +79,17 @@ def test_is_silent_until_the_first_chunk_then_follows_it_to_its_end_and_holds(ro
     time.sleep(0.3)
     assert not arm.targets
     goal = HOME.position + (0.0, 0.05, 0.0)
-    policy.publish(chunk_to(arm, ros.now_ns()))
-    until(lambda: np.allclose(arm.pose.position, goal, atol=1e-3), "the chunk's last pose")
+    published_s = 0.0
+
+    def arrived():
+        """On a machine so busy that a pose came too late, the rest of a chunk is not followed: then another one."""
+        nonlocal published_s
+        if time.monotonic() > published_s + 3.0:
+            published_s = time.monotonic()
+            policy.publish(chunk_to(arm, ros.now_ns(), move=goal - arm.pose.position))
+        return np.allclose(arm.pose.position, goal, atol=1e-3)
+
+    until(arrived, lambda: f"the chunk's last pose; diagnostics say {ros.diagnostics(NAME).message}")
     ros.wait_for_reason(NAME, "chunk ended")
     before = len(arm.targets)
     assert arm.still()
