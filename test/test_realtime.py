@@ -95,12 +95,12 @@ def test_a_process_with_the_limits_is_real_time_in_all_its_threads():
 def test_the_memory_of_one_image_serves_the_next():
     """Pages that the kernel must bring, while images as large as a camera's come and go."""
     code = (
-        "import resource\nfrom grids_ros.ros import realtime\n"
+        "import resource\nfrom grids_ros import memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(50): [bytearray(b'x') * 921_600 for _ in range(4)]\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "plain = faults()\nrealtime.reuse_memory()\nfaults()\nprint(plain, faults())\n"
+        "plain = faults()\nmemory.reuse()\nfaults()\nprint(plain, faults())\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     plain, reused = map(int, run.stdout.split())

@@ -41,7 +41,7 @@ LINES = (
     ("Jerk as recorded", "m/s³", ("jerk_m_s3", "recorded"), 1, False, "of the recorded motion at the same steps"),
     ("Other instruction: change", "mm", ("instruction", "change_mm"), 1, False, "near 0: the words are not heard"),
     ("Other instruction: error", "mm", ("instruction", "error_mm"), 1, False, "should be above the next line"),
-    ("Right one, same frames", "mm", ("instruction", "right_error_mm"), 1, True, "position error, on every tenth frame"),
+    ("Right one, same frames", "mm", ("instruction", "right_error_mm"), 1, True, "error, on every tenth frame"),
     ("Limits act", "%", ("limits", "share_of_ticks", "any"), 1, True, "share of the follower's ticks, any limit"),
     ("… lead", "%", ("limits", "share_of_ticks", "lead"), 1, True, "target too far ahead of the measured arm"),
     ("… workspace", "%", ("limits", "share_of_ticks", "workspace"), 1, True, "target outside of the box"),
