@@ -14,7 +14,7 @@ from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.limits import BINDING
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.replay import judge, look
-from grids_ros.replay.findings import BAD, GOOD, findings
+from grids_ros.replay.findings import BAD, FAIR, GOOD, findings
 from grids_ros.replay.recorded import KEPT_NS, Recorded, Series, interpolate
 from grids_ros.replay.shadow import Shadow
 from grids_ros.replay.summary import BaselineError, regressions
@@ -234,3 +234,9 @@ def test_findings_say_whether_the_policy_beats_an_arm_that_stands_still():
     worse = findings(tally(60.0).figures(), {})[0]
     assert worse.level == BAD and "worse than doing nothing" in worse.text
     assert findings(Tally().figures(), {})[0].level == BAD
+
+
+@pytest.mark.parametrize(("p99", "misses", "level"), [(80.0, 0, GOOD), (80.0, 1, FAIR), (300.0, 9, BAD)])
+def test_one_late_inference_is_a_warning_and_a_policy_slower_than_its_rate_an_alarm(p99, misses, level):
+    timings = {"inference_ms": {"p99": p99}, "deadline_misses": misses, "rate_hz": 5.0}
+    assert findings(tally(10.0).figures(), timings)[-1].level == level
