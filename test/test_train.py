@@ -20,9 +20,10 @@ from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_to
 from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
+from grids_ros.train import diagnosis
+from grids_ros.train.__main__ import parse
 from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
-from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Batches, Recipe, Trainer
 from grids_ros.train.losses import LocationHeads, attraction, sample_times
 from grids_ros.train.places import places
@@ -309,10 +310,34 @@ def test_a_shift_moves_the_picture_and_its_labels_together():
             np.testing.assert_allclose(moved[b, c], [x - 10, y - 16], atol=1e-4)
 
 
+def test_a_wrong_instruction_is_one_that_was_taught_even_if_the_held_out_samples_have_only_one(monkeypatch):
+    told = []
+    monkeypatch.setattr(diagnosis, "predict", _remembering(told))
+    whole, checkpoint = samples(), tiny()
+    checkpoint.provenance["data"] = {"instructions": INSTRUCTIONS}
+    held_out = whole.rows(whole.instructions == INSTRUCTIONS[0])
+    diagnosis.diagnose(checkpoint, held_out, np.arange(len(held_out)))
+    assert set(told[0]) == {INSTRUCTIONS[0]} and set(told[1]) == set(INSTRUCTIONS[1:])
+
+
+def _remembering(told: list):
+    def predict(checkpoint, images, states, instructions):
+        told.append([str(words) for words in instructions])
+        return np.zeros((len(states), 6, 7)), None
+
+    return predict
+
+
+def test_there_must_be_something_to_resume(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(["demos", "--out", str(tmp_path / "new"), "--resume"])
+    assert "training.safetensors to resume from" in capsys.readouterr().err
+
+
 def test_diagnosis_card_and_plot(tmp_path):
     trainer = trained(tmp_path / "run", [2])
     data = samples()
-    report = diagnose(trainer.checkpoint, data, np.arange(12))
+    report = diagnosis.diagnose(trainer.checkpoint, data, np.arange(12))
     assert set(report["last_step_error_mm"]) == {"right", "wrong_instruction", "no_instruction", "shuffled_images"}
     assert set(report["coordinate_motion"]) == {"base", "wrist"}
     facts = {

@@ -32,6 +32,7 @@ STEP_S = 0.1
 HORIZON = 12
 DENOISING_STEPS = 5
 SAVE_EVERY = 100  # steps
+STATE = "training.safetensors"  # what --resume goes on from
 HELD_OUT = 25  # one episode in so many is kept for the diagnosis
 
 
@@ -53,6 +54,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, least in (("tokens", 0), ("steps", 1), ("batch", 1), ("threads", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least {least}")
+    if options.resume and not (options.out / STATE).exists():
+        parser.error(f"there is no {options.out / STATE} to resume from")
     if any(not 1 <= k <= options.tokens for k in options.nested):
         parser.error(f"--nested is {options.nested}, expected numbers from 1 to --tokens, {options.tokens}")
     return options
@@ -120,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.steps, options.batch, seed=options.seed, attraction=options.attraction, nested=tuple(options.nested)
     )
     trainer = Trainer(checkpoint, train_on, recipe)
-    state, log = options.out / "training.safetensors", options.out / "losses.jsonl"
+    state, log = options.out / STATE, options.out / "losses.jsonl"
     if options.resume:
         trainer.resume(state)
         checkpoint.provenance.update(checkpoints.load(options.out).provenance)

@@ -54,7 +54,8 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
     """
     rng = np.random.default_rng(seed)
     images, states, instructions = samples.images[rows], samples.states[rows], samples.instructions[rows]
-    known = np.unique(samples.instructions)
+    taught = checkpoint.provenance.get("data", {}).get("instructions", ())
+    known = np.unique([*samples.instructions, *taught])
     others = [rng.choice(known[known != text]) if len(known) > 1 else text for text in instructions]
     shuffled = rng.permutation(len(rows))
     word = min(w for w in checkpoint.tokenizer.get_vocab() if not w.startswith("["))
