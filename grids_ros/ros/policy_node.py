@@ -8,6 +8,7 @@ Three threads of control, and what each may touch:
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
 from grids_ros.ros.managed import STEADY, ManagedNode, run
-from grids_ros.ros.realtime import SWITCH_S
+from grids_ros.ros.realtime import SWITCH_S, keep_memory
 from grids_ros.ros.streams import Streams
 
 KEEP_UP_S = 0.02  # between two looks at what the robot has sent
@@ -115,6 +116,8 @@ class PolicyNode(ManagedNode):
 
     def activate(self) -> None:
         self._start_over()
+        gc.collect()
+        gc.freeze()  # the model and the libraries stay: no later collection looks through them during an inference
         self._worker = Worker(self._infer, "inference")
         self._active = True
         self._ticking = [
@@ -245,6 +248,7 @@ class PolicyNode(ManagedNode):
 
 def main(args=None) -> int:
     """Entry point."""
+    keep_memory()
     sys.setswitchinterval(SWITCH_S)  # inference never waits long for the executor's callbacks
     return run(PolicyNode, args)
 
