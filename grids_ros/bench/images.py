@@ -21,18 +21,28 @@ from sensor_msgs.msg import Image
 
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.ros import conversions, qos
+from grids_ros.ros.realtime import keep_memory
 
 HEIGHT, WIDTH, RATE_HZ = 480, 640, 20.0
 TOPIC = "bench_image"
 SETTLE_S = 3.0  # until publisher and subscriber have found each other
-PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
+
+
+def profile() -> Path:
+    """The shipped one, in a source tree or where colcon installed it. Raises FileNotFoundError."""
+    roots = Path(__file__).resolve().parents
+    folders = [roots[2] / "config", *(root / "share" / "grids_ros" / "config" for root in roots)]
+    for folder in folders:
+        if (folder / "fastdds.xml").exists():
+            return folder / "fastdds.xml"
+    raise FileNotFoundError(f"fastdds.xml is in none of {', '.join(map(str, folders))}")
 
 
 def latencies(seconds: float) -> dict[str, dict[str, float | int]]:
     """Transport to its figures."""
     plain = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
-    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))}
+    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(profile()))}
     return {"default": _measure(plain, seconds), "shipped": _measure(shipped, seconds)}
 
 
@@ -87,6 +97,7 @@ def listen(seconds: float) -> None:
 
 
 def main() -> int:
+    keep_memory()  # as the nodes do
     rclpy.init()
     {"publish": publish, "listen": listen}[sys.argv[1]](float(sys.argv[2]))
     rclpy.shutdown()
