@@ -16,6 +16,7 @@ from grids_ros.control.gripper import GripperHysteresis
 from grids_ros.control.limits import Limits
 from grids_ros.control.timeline import JOINS
 
+AUTO = "auto"
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")  # declared by rclpy itself
 
 
@@ -28,7 +29,7 @@ class Parameter:
     """One parameter. The default gives the type; `low` and `high` bound the number, or each number of an array.
 
     length: the number of elements that an array must have; 0 for one or more. choices: the only values, if given.
-    live: may be changed while the node is configured.
+    word: a string that may stand in place of the number, if given. live: may be changed while the node is configured.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Parameter:
     high: float | None = None
     length: int = 0
     choices: tuple[str, ...] = ()
+    word: str = ""
     live: bool = False
 
     @property
@@ -49,12 +51,16 @@ class Parameter:
         noun = {bool: "true or false", int: "an integer", float: "a float such as 1.0", str: "a string"}[type(kind)]
         if self.low is not None:
             noun += f" in [{self.low:g}, {self.high:g}]"
+        if self.word:
+            noun += f", or {self.word}"
         if not isinstance(self.default, tuple):
             return noun
         return f"an array of {self.length or 'one or more'}, each {noun}"
 
     def check(self, value: object) -> object:
         """`value`, arrays as tuples. Raises ParameterError."""
+        if self.word and value == self.word:
+            return value
         if not isinstance(self.default, tuple):
             self._check_one(value, self.default, value)
             return value
@@ -102,10 +108,12 @@ POLICY = (
     Parameter(
         "tokens",
         0,
-        "Visual tokens per camera, one of the numbers that the checkpoint was trained with; 0: all. May be changed "
-        "while the policy runs, and holds from the next chunk on.",
+        "Visual tokens per camera, one of the numbers that the checkpoint was trained with; 0: all; auto: fewer while "
+        "chunks take longer than 1 / rate_hz and fewer are faster. May be changed while the policy runs, and holds "
+        "from the next chunk on.",
         0,
         4096,
+        word=AUTO,
         live=True,
     ),
     Parameter("denoising_steps", 0, "Denoising steps of the action expert; 0: as the checkpoint says.", 0, 100),

@@ -35,7 +35,10 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 ARGUMENTS = {
     "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
-    "tokens": ("", "Visual tokens per camera, as the checkpoint was trained; 0: all. Empty: as in params_file."),
+    "tokens": (
+        "",
+        "Visual tokens per camera, as trained; 0: all; auto: as many as are in time. Empty: as in params_file.",
+    ),
     "join": ("", "How a new chunk takes over: latest, blend or rtc. Empty: as in params_file."),
     "policy_rate_hz": ("", "How often a chunk is computed [Hz]. Empty: as in params_file."),
     "control_rate_hz": ("", "How often target_pose is published [Hz]. Empty: as in params_file."),
@@ -67,7 +70,7 @@ def _nodes(context) -> list:
     if given["device"]:
         policy["device"] = given["device"]
     if given["tokens"]:
-        policy["tokens"] = int(given["tokens"])
+        policy["tokens"] = given["tokens"] if given["tokens"] == "auto" else int(given["tokens"])
     if given["join"]:
         policy["join"] = follower["join"] = given["join"]
     if given["policy_rate_hz"]:

@@ -1,14 +1,26 @@
 """The bench's figures mean what they are called: on commands whose answer is known, and over the command line."""
 
+import importlib
+import pkgutil
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grids_ros import bench
 from grids_ros.bench.__main__ import parse
 from grids_ros.bench.figures import Path, hold_figures, joint_figures, jump_ratio, largest_step_mm, period_figures
 
 MS = 1_000_000
+
+
+def test_every_module_of_the_bench_can_be_imported():
+    pytest.importorskip("rclpy", reason="the bench needs rclpy")
+    names = [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name != "__main__"]
+    assert "realtime" in names
+    for name in names:
+        importlib.import_module(f"grids_ros.bench.{name}")
 
 
 @given(st.lists(st.integers(1, 4), min_size=5, max_size=50))

@@ -54,6 +54,15 @@ def test_an_installed_program_runs(prefix):
     assert ran.returncode == 0 and "--episodes" in ran.stdout, ran.stderr
 
 
+def test_the_bench_finds_the_installed_profile(prefix):
+    pytest.importorskip("rclpy", reason="the bench needs rclpy")
+    packages = next((prefix / "lib").glob("python*/site-packages"))
+    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    command = [sys.executable, "-c", "from grids_ros.bench import images; print(images.profile())"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=prefix)
+    assert ran.stdout.strip() == str(prefix / "share" / "grids_ros" / "config" / "fastdds.xml"), ran.stderr
+
+
 def test_the_manifest_and_the_build_agree():
     manifest = ElementTree.parse(ROOT / "package.xml").getroot()
     assert manifest.get("format") == "3"

@@ -64,6 +64,14 @@ def test_every_default_is_valid_and_every_number_has_a_range(table):
                     parameter.check((value,) * (parameter.length or 1) if parameter.length else value)
 
 
+def test_tokens_are_a_number_or_auto():
+    tokens = next(parameter for parameter in parameters.POLICY if parameter.name == "tokens")
+    assert [tokens.check(value) for value in (0, 8, "auto")] == [0, 8, "auto"]
+    for wrong in ("8", "all", "", True, 8.0, -1):
+        with pytest.raises(parameters.ParameterError, match=r"an integer in \[0, 4096\], or auto"):
+            tokens.check(wrong)
+
+
 def test_rviz_shows_the_topics_that_the_nodes_publish():
     displays = yaml.safe_load((CONFIG / "grids.rviz").read_text())["Visualization Manager"]["Displays"]
     topics = {display["Topic"]["Value"] for display in displays if "Topic" in display}

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
+from rclpy.parameter import Parameter
 from ros_harness import Arm, Cameras, altered_pose, say, until
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
@@ -28,24 +29,35 @@ COORDINATES = np.array([[0.5, 0.5], [0.0, 1.0]])
 
 
 class FakePolicy:
-    """Moves 1 cm along y; keeps what it was shown. `gate` cleared makes it wait, `error` makes it fail."""
+    """Moves 1 cm along y; keeps what it was shown. `gate` cleared makes it wait, `error` makes it fail.
+
+    latencies_s: tokens to how long an inference takes with so many.
+    """
 
     cameras = ("base", "wrist")
-    tokens_per_camera = 2
+    tokens_per_camera, budgets = 2, (2,)
 
     def __init__(self):
         self.seen, self.continuations = [], []
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.latencies_s: dict[int, float] = {}
 
     def warm_up(self) -> None:
+        pass
+
+    def use_tokens(self, tokens: int) -> None:
+        self.tokens_per_camera = tokens
+
+    def check_tokens(self, tokens: int) -> None:
         pass
 
     def infer(self, observation, seed: int = 0, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
         self.continuations.append(continuation)
         self.gate.wait(20.0)
+        time.sleep(self.latencies_s.get(self.tokens_per_camera, 0.0))
         if self.error is not None:
             raise self.error
         n = 12
@@ -186,6 +198,29 @@ def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy
     until(lambda: len(policy.seen) > begun, "the next inference")
     newest = policy.seen[-1]
     assert ros.now_ns() - newest.stamp_ns < 0.3e9  # a fresh observation, not one that waited in a queue
+
+
+@pytest.mark.parametrize(("faster", "settled"), [(True, 2), (False, 4)])
+def test_tokens_auto_goes_where_chunks_are_in_time_or_learns_that_nothing_helps(
+    ros, policy, arm, cameras, chunks, faster, settled
+):
+    policy.budgets, policy.tokens_per_camera = (2, 4), 4
+    policy.latencies_s = {4: 0.12, 2: 0.01 if faster else 0.12}  # a chunk is wanted every 50 ms
+    node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, tokens="auto")
+    ros.activate(node)
+    say(ros, "lift the red cube")
+    until(lambda: node.diagnostic_values()["tokens_per_camera"] == 2, "fewer tokens on trial", 20.0)
+    said = "4 missed the deadline" if faster else "fewer are no faster"
+    until(lambda: said in node.diagnostic_values()["tokens_reason"], "a decision", 20.0)
+    flowing(chunks)
+    until(lambda: node.diagnostic_values()["tokens_per_camera"] == settled, "the number decided on", 20.0)
+    assert node.set_parameters_atomically([Parameter("tokens", value=2)]).successful
+    until(lambda: node.diagnostic_values()["tokens_reason"] == "no deadline was missed", "a number that was set")
+    flowing(chunks)
+    assert node.diagnostic_values()["tokens_per_camera"] == 2
+    assert node.set_parameters_atomically([Parameter("tokens", value="auto")]).successful
+    refused = node.set_parameters_atomically([Parameter("tokens", value="some")])
+    assert not refused.successful and "an integer in [0, 4096], or auto" in refused.reason
 
 
 def _set(**fields):

@@ -12,10 +12,10 @@ from test_policy import POSE, inputs, observation
 from tiny import tiny
 
 from grids_ros.control.continuity import QUANTILE, Continuation, Continuity
-from grids_ros.control.timeline import pose_at
+from grids_ros.control.timeline import gripper_at, pose_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.policy import rtc
-from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask
+from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask, steps_at
 from grids_ros.policy.runtime import Policy, sample_actions
 
 MS = NANOSECONDS // 1000
@@ -32,6 +32,20 @@ def line(stamp_ns=0, steps=12, step_s=0.1, speed=(0.1, 0.0, 0.05)):
         (Rotation.from_rotvec(seconds * [0.2, 0.1, -0.3]) * Rotation.from_quat(POSE.quaternion)).as_quat(),
         np.linspace(0.0, 0.08, steps),
     )
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.lists(st.integers(-2_000, 4_000), min_size=1, max_size=12))
+def test_many_instants_at_once_are_the_same_as_one_by_one(n, seed, at_ms):
+    random = np.random.default_rng(seed)
+    times, turns = np.cumsum(random.uniform(0.02, 0.3, n)), Rotation.random(n, random).as_quat()
+    chunk = ActionChunk(10**18, times, random.normal(size=(n, 3)), turns, random.normal(size=n))
+    stamps = 10**18 + MS * np.array(at_ms)
+    positions, quaternions, gripper = steps_at(chunk, stamps)
+    for i, stamp in enumerate(stamps.tolist()):
+        pose = pose_at(chunk, stamp)
+        np.testing.assert_allclose(positions[i], pose.position, atol=1e-12)
+        assert abs(quaternions[i] @ pose.quaternion) == pytest.approx(1.0, abs=1e-9)
+        assert gripper[i] == gripper_at(chunk, stamp)
 
 
 # --- the mask and the weight -------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import numpy as np
 from grids_ros.bench.figures import hold_figures, largest_step_mm, period_figures
 from grids_ros.bench.trace import Trace
 from grids_ros.control.defaults import FOLLOWER
-from grids_ros.demo.conductor import COLOURS, START_S, Conductor, DemoError
+from grids_ros.demo.conductor import START_S, Conductor, DemoError
 from grids_ros.demo.monitor import Monitor
 from grids_ros.demo.processes import Processes, node_command
 from grids_ros.demo.run import renew
+from grids_ros.sim.tasks import LIFT_TASKS
 
 SPEAK_EVERY_S = 5.0  # a new instruction, so that the arm keeps moving
 SETTLE_S = 2.0  # before each condition
@@ -68,7 +69,7 @@ class Bench:
     def _set_in_motion(self) -> None:
         """A new scene, an instruction, and the arm moves."""
         renew(self._conductor)
-        self._conductor.say(f"lift the {COLOURS[0]} cube")
+        self._conductor.say(LIFT_TASKS[0].instruction)
         self._wait(self._trace.moving, "the arm moves")
 
     def _watch(self, condition: str, seconds: float, moving: bool) -> dict[str, object]:
@@ -76,10 +77,10 @@ class Bench:
         self._conductor.say("")
         self._conductor.rest(SETTLE_S)
         self._trace.restart()
-        words = itertools.cycle(COLOURS)
+        tasks = itertools.cycle(LIFT_TASKS)
         for start in np.arange(0.0, seconds, SPEAK_EVERY_S):
             if moving:
-                self._conductor.say(f"lift the {next(words)} cube")
+                self._conductor.say(next(tasks).instruction)
             self._conductor.rest(min(SPEAK_EVERY_S, seconds - start))
         self.stamps[condition], _ = self._trace.commands()
         return period_figures(self.stamps[condition], FOLLOWER.period_s)

@@ -26,14 +26,23 @@ from grids_ros.ros import conversions, qos
 HEIGHT, WIDTH, RATE_HZ = 480, 640, 20.0
 TOPIC = "bench_image"
 SETTLE_S = 3.0  # until publisher and subscriber have found each other
-PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
+
+
+def profile() -> Path:
+    """The shipped one, in a source tree or where colcon installed it. Raises FileNotFoundError."""
+    roots = Path(__file__).resolve().parents
+    folders = [roots[2] / "config", *(root / "share" / "grids_ros" / "config" for root in roots)]
+    for folder in folders:
+        if (folder / "fastdds.xml").exists():
+            return folder / "fastdds.xml"
+    raise FileNotFoundError(f"fastdds.xml is in none of {', '.join(map(str, folders))}")
 
 
 def latencies(seconds: float) -> dict[str, dict[str, float | int]]:
     """Of both ways, "default" and "shipped"."""
     plain = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
-    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(PROFILE))}
+    shipped = {**plain, **dict.fromkeys(PROFILE_VARIABLES, str(profile()))}
     return {"default": _measure("default", plain, seconds), "shipped": _measure("shipped", shipped, seconds)}
 
 

@@ -20,7 +20,7 @@ def draw(stamps: Mapping[str, np.ndarray], paths: Mapping[str, Sequence[Path]], 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained", sharey="row")
     nominal = 1e3 * period_s
     bins = np.linspace(nominal - 1.0, nominal + 1.0, 81)
     for axis, (name, at) in zip(axes[0], stamps.items(), strict=False):
@@ -32,11 +32,12 @@ def draw(stamps: Mapping[str, np.ndarray], paths: Mapping[str, Sequence[Path]], 
         path = episodes[0]
         seconds = period_s * np.arange(SHOWN_TICKS)
         positions = 1e3 * path.positions[:SHOWN_TICKS]
-        axis.plot(seconds[: len(positions)], positions - positions[0], color=COLOURS[join], lw=1.2)
+        for name, style, way in zip("xyz", ("-", "--", ":"), (positions - positions[0]).T, strict=True):
+            axis.plot(seconds[: len(way)], way, style, color=COLOURS[join], lw=1.2, label=name)
         for joint in path.joints[path.joints < SHOWN_TICKS]:
             axis.axvline(period_s * joint, color="0.85", lw=0.8, zorder=0)
         axis.set(title=f"commanded path, {join}", xlabel="time [s]; a line at each joint")
-        axis.sharey(axes[1][0])
-    axes[1][0].set_ylabel("x, y, z from the start [mm]")
+        axis.legend(loc="lower left")
+    axes[1][0].set_ylabel("from the start [mm]")
     figure.savefig(picture, dpi=110)
     plt.close(figure)

@@ -31,7 +31,7 @@ def run(checkpoint: Path, seconds: float, out: Path) -> int:
     """The bench; its exit code. The last line of output is the JSON that is also in OUT/realtime.json."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     for name in images.PROFILE_VARIABLES:
-        os.environ.setdefault(name, str(images.PROFILE))
+        os.environ.setdefault(name, str(images.profile()))
     out.mkdir(parents=True, exist_ok=True)
     print("Images: 640x480 from publisher to callback", flush=True)
     transports = images.latencies(IMAGES_S)

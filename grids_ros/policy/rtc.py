@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from grids_ros.control.continuity import Continuation
-from grids_ros.control.timeline import gripper_at, pose_at
-from grids_ros.datatypes import NANOSECONDS, Observation
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation
 from grids_ros.policy.preprocess import to_actions
 
 MAX_GUIDANCE = 5.0  # the paper's beta: bounds the guidance near pure noise, where its weight diverges
@@ -84,15 +84,24 @@ def previous_actions(
     Each step is read off the previous chunk at its own time, and made relative to the pose measured now.
     """
     chunk = continuation.chunk
-    steps_ns = [observation.stamp_ns + round((i + 1) * step_s * NANOSECONDS) for i in range(horizon)]
-    poses = [pose_at(chunk, step_ns) for step_ns in steps_ns]
-    actions = to_actions(
-        observation.pose,
-        np.stack([pose.position for pose in poses]),
-        np.stack([pose.quaternion for pose in poses]),
-        np.array([gripper_at(chunk, step_ns) for step_ns in steps_ns]),
-    )
-    covered = sum(step_ns <= chunk.end_ns for step_ns in steps_ns)
+    steps_ns = observation.stamp_ns + np.rint(np.arange(1, horizon + 1) * step_s * NANOSECONDS).astype(np.int64)
+    actions = to_actions(observation.pose, *steps_at(chunk, steps_ns))
+    covered = int((steps_ns <= chunk.end_ns).sum())
     frozen = min(covered, math.ceil(continuation.delay_s / step_s - 1e-6))
     overlap = max(frozen, min(covered, horizon - round(FREE * horizon)))
     return actions, soft_mask(frozen, overlap, horizon)
+
+
+def steps_at(chunk: ActionChunk, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`pose_at` and `gripper_at` of control/timeline.py for many instants (n,) [ns] at once: (n, 3), (n, 4), (n,)."""
+    seconds, times, last = (stamps_ns - chunk.stamp_ns) / NANOSECONDS, chunk.times, len(chunk) - 1
+    gripper = chunk.gripper[np.searchsorted(times, seconds).clip(max=last)]
+    if last == 0:
+        return chunk.positions.repeat(len(seconds), axis=0), chunk.quaternions.repeat(len(seconds), axis=0), gripper
+    after = np.searchsorted(times, seconds).clip(1, last)
+    before = after - 1
+    fraction = ((seconds - times[before]) / (times[after] - times[before])).clip(-1.0, 1.0)[:, None]
+    positions = chunk.positions[before] + fraction * (chunk.positions[after] - chunk.positions[before])
+    start = Rotation.from_quat(chunk.quaternions[before])
+    turns = (Rotation.from_quat(chunk.quaternions[after]) * start.inv()).as_rotvec()
+    return positions, (Rotation.from_rotvec(fraction * turns) * start).as_quat(), gripper

@@ -13,6 +13,8 @@ from grids_ros.parameters import Parameter, check_name
 def describe(parameter: Parameter) -> ParameterDescriptor:
     """For `ros2 param describe`."""
     descriptor = ParameterDescriptor(name=parameter.name, description=parameter.description)
+    if parameter.word:  # a number or a string: rclpy leaves the check to us
+        descriptor.dynamic_typing, descriptor.additional_constraints = True, parameter.expected
     if isinstance(parameter.default, tuple) or parameter.choices:
         descriptor.additional_constraints = parameter.expected
     elif parameter.low is not None and isinstance(parameter.default, float):

@@ -3,11 +3,12 @@
 Three threads of control, and what each may touch:
 - the executor's: parameters, transitions, the timers, the instruction, keeping up with the streams;
 - the worker's (one inference at a time): observing, the policy, and publishing its results;
-- `_lock` guards the little that both use: the instruction, the tokens, and whether the node is active.
+- `_lock` guards the little that both use: the instruction, the token budget, and whether the node is active.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -18,10 +19,11 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros import overlay
+from grids_ros.control.budget import TokenBudget
 from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
 from grids_ros.observation import NotReady
-from grids_ros.parameters import POLICY, ParameterError
+from grids_ros.parameters import AUTO, POLICY, ParameterError
 from grids_ros.policy.preprocess import InputError
 from grids_ros.policy.runtime import Policy
 from grids_ros.ros import conversions, markers, qos
@@ -65,14 +67,15 @@ class PolicyNode(ManagedNode):
         self._policy = Policy.load(
             settings["checkpoint"],
             device=settings["device"],
-            tokens=settings["tokens"] or None,
             denoising_steps=settings["denoising_steps"] or None,
         )
-        self._policy.warm_up()
-        self._tokens = self._policy.tokens_per_camera
+        self._budget = self._token_budget(settings["tokens"])
+        for tokens in (*self._policy.budgets, self._budget.tokens):  # a change later on finds everything ready
+            self._policy.use_tokens(tokens)
+            self._policy.warm_up()
         self.get_logger().info(
             f"{settings['checkpoint']} is ready on {settings['device']} after {time.perf_counter() - started:.1f} s: "
-            f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._policy.tokens_per_camera}"
+            f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._budget.tokens}"
         )
         self._streams = Streams(self, self._policy.cameras, settings)
         self._chunk_publisher = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
@@ -85,10 +88,17 @@ class PolicyNode(ManagedNode):
 
     def change(self, name: str, value: object) -> None:
         """`tokens`: the inference that is under way ends as it began."""
-        tokens = value or self._policy.budgets[-1]
-        self._policy.check_tokens(tokens)
+        budget = self._token_budget(value)
         with self._lock:
-            self._tokens = tokens
+            self._budget = budget
+
+    def _token_budget(self, tokens: int | str) -> TokenBudget:
+        """Of the parameter: a number alone, 0 for the largest, or AUTO. Raises CheckpointError for an untrained one."""
+        budgets = self._policy.budgets
+        if tokens != AUTO:
+            budgets = (tokens or budgets[-1],)
+            self._policy.check_tokens(*budgets)
+        return TokenBudget(budgets, 1.0 / self.settings["rate_hz"])
 
     def cleanup(self) -> None:
         kept = self.__dict__
@@ -101,10 +111,13 @@ class PolicyNode(ManagedNode):
         if "_streams" in kept:
             kept.pop("_streams").destroy()
         kept.pop("_policy", None)
+        kept.pop("_budget", None)
         self._instruction = ""
 
     def activate(self) -> None:
         self._start_over()
+        gc.collect()
+        gc.freeze()  # the model and the libraries stay: no later collection looks through them during an inference
         self._worker = Worker(self._infer, "inference")
         self._active = True
         self._ticking = [
@@ -144,9 +157,9 @@ class PolicyNode(ManagedNode):
     def _infer(self) -> None:
         """One inference, in the worker's thread."""
         with self._lock:
-            instruction, generation, tokens = self._instruction, self._generation, self._tokens
-        if tokens != self._policy.tokens_per_camera:
-            self._policy.use_tokens(tokens)
+            instruction, generation, budget = self._instruction, self._generation, self._budget
+        if budget.tokens != self._policy.tokens_per_camera:
+            self._policy.use_tokens(budget.tokens)
         if generation != self._planned_generation:  # what was planned for another instruction does not go on
             self._continuity.forget()
             self._planned_generation = generation
@@ -166,6 +179,14 @@ class PolicyNode(ManagedNode):
             self._overheads.add(time.perf_counter() - begun - output.latency_s.get("model", latency_s))
             self._report(generation, OK, "publishing chunks")
             self._show(observation, output)
+        self._account(budget, time.perf_counter() - begun)
+
+    def _account(self, budget: TokenBudget, busy_s: float) -> None:
+        """What the inference took in all, for the number of tokens of the next."""
+        before = budget.tokens
+        budget.add(busy_s)
+        if budget.tokens != before:
+            self.get_logger().info(f"tokens per camera {budget.tokens}: {budget.reason}")
 
     def _report(self, generation: int, level: bytes, message: str) -> None:
         with self._lock:
@@ -209,10 +230,11 @@ class PolicyNode(ManagedNode):
 
     def diagnostic_values(self) -> dict[str, object]:
         period, delay_s = self._periods.mean(), self._continuity.delay_s
-        policy = self.__dict__.get("_policy")
+        policy, budget = self.__dict__.get("_policy"), self.__dict__.get("_budget")
         return {
             "instruction": self._instruction,
             "tokens_per_camera": policy.tokens_per_camera if policy is not None else "not loaded",
+            "tokens_reason": budget.reason if budget is not None else "not loaded",
             "rate_hz": 1.0 / period if period > 0.0 else 0.0,
             **self._latencies.percentiles("inference_ms", 1e3),
             **self._overheads.percentiles("overhead_ms", 1e3),
