@@ -73,20 +73,19 @@ def sample_bilinear(features: Tensor, coordinates: Tensor, align_corners: bool) 
     coordinate of exactly 1 included (the reference's formula returns zeros there).
     """
     batch, height, width, channels = features.shape
-    size = coordinates.new_tensor([width, height])
-    pixel = coordinates * (size - 1) if align_corners else coordinates * size - 0.5
-    pixel = torch.minimum(pixel.clamp(min=0), size - 1)
-    corner = torch.minimum(pixel.detach().floor(), (size - 2).clamp(min=0))
-    weight = pixel - corner
-    x0, y0 = corner.long().unbind(-1)
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
 
+    def corners(coordinate: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        pixel = (coordinate * (size - 1) if align_corners else coordinate * size - 0.5).clamp(0, size - 1)
+        lower = pixel.detach().floor().clamp(max=max(size - 2, 0))
+        weight = (pixel - lower).to(features.dtype).unsqueeze(-1)
+        return lower.long(), (lower.long() + 1).clamp(max=size - 1), weight
+
+    (x0, x1, wx), (y0, y1, wy) = corners(coordinates[..., 0], width), corners(coordinates[..., 1], height)
     flat = features.reshape(batch, height * width, channels)
 
     def read(x: Tensor, y: Tensor) -> Tensor:
         return flat.gather(1, (y * width + x).unsqueeze(-1).expand(-1, -1, channels))
 
-    wx, wy = weight.to(features.dtype).unsqueeze(-1).unbind(-2)
     top = torch.lerp(read(x0, y0), read(x1, y0), wx)
     bottom = torch.lerp(read(x0, y1), read(x1, y1), wx)
     return torch.lerp(top, bottom, wy)

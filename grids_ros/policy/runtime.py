@@ -7,59 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import PI0ForConditionalGeneration
 
 from grids_ros.control.continuity import Continuation
 from grids_ros.datatypes import Observation, PolicyOutput, Pose
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy import preprocess
+from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.policy.rtc import Guidance, previous_actions
 from grids_ros.sampler import image_fractions
-
-
-def sample_actions(
-    model: PI0ForConditionalGeneration,
-    pixels: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    state: Tensor,
-    noise: Tensor,
-    steps: int,
-    guidance: Guidance | None = None,
-) -> Tensor:
-    """Flow matching from noise (t = 1) to actions (t = 0), the prefix computed once.
-
-    pixels: (B, cameras, 3, S, S). input_ids, attention_mask: (B, L). state: (B, state_dim). noise: (B, n, action_dim).
-    Returns (B, n, action_dim), normalised. Equals transformers' own `sample_actions` to float tolerance, unless
-    there is guidance.
-    """
-    present = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
-    embedded = model.model.embed_prefix(input_ids, pixels, present)
-    cache = model.model.vlm(
-        inputs_embeds=embedded,
-        attention_mask=attention_mask,
-        position_ids=attention_mask.cumsum(-1) - 1,
-        token_type_ids=torch.zeros_like(input_ids),
-        use_cache=True,
-    ).past_key_values
-    prefix = [(layer.keys, layer.values) for layer in cache.layers]
-
-    def field(actions: Tensor, t: float) -> Tensor:
-        for layer, (keys, values) in zip(cache.layers, prefix, strict=True):
-            layer.keys, layer.values = keys, values  # without the actions of the last step, nor their gradients
-        timestep = torch.full((len(state),), t, device=state.device)
-        return model(
-            state=state, noise=actions, timestep=timestep, attention_mask=attention_mask, past_key_values=cache
-        ).logits
-
-    actions = noise
-    for step in range(steps):
-        t = 1.0 - step / steps
-        velocity = guidance.velocity(field, actions, t) if guidance else field(actions, t)
-        actions = actions - velocity / steps
-    return guidance.close(actions) if guidance else actions
 
 
 class Policy:
@@ -70,7 +26,7 @@ class Policy:
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
         self._device = torch.device(device)
         self._prompt = checkpoint.prompt()
-        self._steps = denoising_steps or checkpoint.spec.denoising_steps
+        self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps)
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
         self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
         self.tokens_per_camera = tokens_per_camera(checkpoint.model)
@@ -151,10 +107,9 @@ class Policy:
             torch.from_numpy(preprocess.pad(state, config.max_state_dim))[None],
             noise,
         )
-        on_device = [tensor.to(self._device) for tensor in inputs]
         guidance = self._guidance(observation, continuation) if continuation else None
         prepared = time.perf_counter()
-        actions = sample_actions(self._model, *on_device, self._steps, guidance)[0, :, : preprocess.ACTION_DIM]
+        actions = self._engine.sample_actions(*inputs, guidance)[0, :, : preprocess.ACTION_DIM]
         actions = actions.cpu().numpy()
         ended = time.perf_counter()
         actions = normalization.denormalize_actions(actions)
@@ -180,7 +135,7 @@ class Policy:
         wrapped = attached(self._model)
         if wrapped is None:
             return {}
-        seen = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
+        seen = image_fractions(self._engine.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
         return {
             name: preprocess.undo_letterbox(points, *observation.images[name].shape[:2])
             for name, points in zip(self.cameras, seen.float().cpu().numpy(), strict=False)
