@@ -13,6 +13,7 @@ meaning to the other, so a checkpoint names its variant in `SamplerConfig`:
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -104,6 +105,19 @@ def image_fractions(coordinates: Tensor, height: int, width: int, align_corners:
     return (coordinates * (size - 1) + 0.5) / size
 
 
+def grid_shape(tokens: int) -> tuple[int, int]:
+    """Rows and columns of the smallest near-square grid that holds so many points."""
+    columns = math.isqrt(tokens - 1) + 1
+    return -(-tokens // columns), columns
+
+
+def grid_centres(tokens: int) -> Tensor:
+    """The centres of that grid's first cells in the unit square, row by row, shape (tokens, 2)."""
+    rows, columns = grid_shape(tokens)
+    index = torch.arange(tokens)
+    return torch.stack([(index % columns + 0.5) / columns, (index // columns + 0.5) / rows], dim=-1)
+
+
 class GridSampler(nn.Module):
     """K tokens from a dense map, read where the map itself says."""
 
@@ -161,11 +175,7 @@ class GridSampler(nn.Module):
         last layer; its weights shrink, so that the pooled feature moves them only a little at first.
         """
         tokens, margin = self.config.tokens, self.config.margin
-        columns = int(-(-(tokens**0.5) // 1))
-        rows = -(-tokens // columns)
-        index = torch.arange(tokens)
-        centre = torch.stack([(index % columns + 0.5) / columns, (index // columns + 0.5) / rows], dim=-1)
-        unit = ((centre - margin) / (1.0 - 2.0 * margin)).clamp(1e-3, 1.0 - 1e-3)
+        unit = ((grid_centres(tokens) - margin) / (1.0 - 2.0 * margin)).clamp(1e-3, 1.0 - 1e-3)
         last = self.coordinate_mlp[-1]
         last.bias.copy_(torch.logit(unit).flatten())
         last.weight.mul_(0.1)
