@@ -40,14 +40,14 @@ class Engine:
         self.coordinates: Tensor | None = None
         self._model = model
         on_cpu = self.device.type == "cpu"
-        self._dtype = torch.float32 if on_cpu else model.dtype
+        self.dtype = torch.float32 if on_cpu else model.dtype
         self._bucket = bucket or (1 if on_cpu else BUCKET)
         if on_cpu:
             towers = (vlm.vision_tower.encoder, vlm.language_model, model.model.dit)
             linears = [m for tower in towers for m in tower.modules() if isinstance(m, nn.Linear | nn.Embedding)]
             widen_all_but(model, {m.weight for m in linears})
         self._vision, self._language = Siglip(vlm.vision_tower), Gemma(vlm.language_model)
-        self._expert, self._clock = Gemma(model.model.dit), Clock(model, steps, self._dtype)
+        self._expert, self._clock = Gemma(model.model.dit), Clock(model, steps, self.dtype)
         self._graphs: dict[int, Graphs] | None = None if on_cpu else {}  # by tokens per camera
 
     def sample_actions(
@@ -67,7 +67,7 @@ class Engine:
         """
         tokens = tokens_per_camera(self._model)
         ids, mask = self._trim(input_ids, attention_mask, pixels.shape[1] * tokens)
-        inputs = [self._upload(tensor) for tensor in (pixels.to(self._dtype), ids, mask, state.to(self._dtype), noise)]
+        inputs = [self._upload(tensor) for tensor in (pixels.to(self.dtype), ids, mask, state.to(self.dtype), noise)]
         if self._graphs is not None and guidance is None:
             graphs = self._graphs.setdefault(tokens, Graphs(self._infer))
             actions, self.coordinates = graphs(*inputs)
@@ -127,7 +127,7 @@ class Engine:
     def _embed(self, ids: Tensor) -> Tensor:
         """Text embeddings (B, T, width), scaled as Gemma wants them."""
         embedding = self._model.model.vlm.language_model.embed_tokens
-        return embedding.weight[ids].to(self._dtype) * embedding.scalar_embed_scale
+        return embedding.weight[ids].to(self.dtype) * embedding.scalar_embed_scale
 
     # --- the way in ----------------------------------------------------------------------------------------------
 
