@@ -56,7 +56,7 @@ def test_prompts_of_any_lengths_in_any_bucket_give_transformers_actions(words, c
         "noise": torch.randn(batch, 6, 7, generator=generator),
     }
     with torch.no_grad():
-        have = Engine(model, 3, bucket).sample_actions(**given_inputs)
+        have = Engine(model, 3, bucket=bucket).sample_actions(**given_inputs)
     torch.testing.assert_close(have, transformers_own(model, steps=3, **given_inputs), rtol=1e-3, atol=1e-4)
 
 

@@ -33,8 +33,10 @@ class Engine:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __init__(self, model: PI0ForConditionalGeneration, steps: int, bucket: int | None = None):
-        """steps: of the flow. bucket: text tokens are padded to multiples of it; None for what suits the device."""
+    def __init__(self, model: PI0ForConditionalGeneration, steps: int, merge: int = 0, bucket: int | None = None):
+        """steps: of the flow. merge: image tokens that become part of others in each layer of the vision tower; any but
+        0 changes the actions. bucket: text tokens are padded to multiples of it; None for what suits the device.
+        Raises ValueError for more merges than there are tokens."""
         vlm = model.model.vlm
         self.steps, self.device = steps, model.device
         self.coordinates: Tensor | None = None
@@ -46,7 +48,7 @@ class Engine:
             towers = (vlm.vision_tower.encoder, vlm.language_model, model.model.dit)
             linears = [m for tower in towers for m in tower.modules() if isinstance(m, nn.Linear | nn.Embedding)]
             widen_all_but(model, {m.weight for m in linears})
-        self._vision, self._language = Siglip(vlm.vision_tower), Gemma(vlm.language_model)
+        self._vision, self._language = Siglip(vlm.vision_tower, merge), Gemma(vlm.language_model)
         self._expert, self._clock = Gemma(model.model.dit), Clock(model, steps, self.dtype)
         self._graphs: dict[int, Graphs] | None = None if on_cpu else {}  # by tokens per camera
 

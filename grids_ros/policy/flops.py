@@ -6,11 +6,13 @@ element (norms, activations, the bilinear reading of K points) is not, as everyw
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from transformers import GemmaConfig, PI0Config
 
+from grids_ros.policy.merging import remaining
 from grids_ros.sampler import COORDINATE_HIDDEN, EMBEDDING_HIDDEN, SamplerConfig
 
 
@@ -35,7 +37,7 @@ class Work:
 
     config: of the model. cameras: how many. text: tokens of the prompt beside the image's, padding included where it is
     computed. steps: of the flow. tokens: per camera, None for every cell. sampler: None where none chooses them.
-    stem: as `PolicySpec` has it.
+    stem: as `PolicySpec` has it. merge: as `Engine` takes it.
     """
 
     config: PI0Config
@@ -45,6 +47,7 @@ class Work:
     tokens: int | None = None
     sampler: SamplerConfig | None = None
     stem: Sequence[int] | None = None
+    merge: int = 0
 
     @property
     def cells(self) -> int:
@@ -111,11 +114,14 @@ def _seen(work: Work) -> dict[str, int]:
     """The stages of the images: all cameras."""
     vision, width = work.config.vlm_config.vision_config, work.config.vlm_config.projection_dim
     cells, inner = work.cells, vision.hidden_size
-    layer = (
-        4 * _linear(cells, inner, inner) + 2 * _linear(cells, inner, vision.intermediate_size) + 4 * cells**2 * inner
-    )
+    layers = 0
+    for before, after in itertools.pairwise(remaining(cells, vision.num_hidden_layers, work.merge)):
+        layers += 4 * _linear(before, inner, inner) + 4 * before**2 * inner
+        layers += 2 * _linear(after, inner, vision.intermediate_size)
+        if work.merge:  # each token of one half compared with each of the other
+            layers += _linear(before // 2, inner // vision.num_attention_heads, -(-before // 2))
     return {
-        "vision": work.cameras * (_patches(work) + vision.num_hidden_layers * layer),
+        "vision": work.cameras * (_patches(work) + layers),
         "projector": work.cameras * _linear(cells, inner, width),
         "sampler": work.cameras * _sampler(work.sampler, work.tokens) if work.sampler else 0,
     }

@@ -13,28 +13,41 @@ from torch import Tensor, nn
 from transformers import GemmaModel, SiglipVisionModel
 
 from grids_ros.policy.arithmetic import fuse, linear
+from grids_ros.policy.merging import Merged, remaining
 
 attention = nn.functional.scaled_dot_product_attention
 Context = list[tuple[Tensor, Tensor]]
 
 
 class Siglip:
-    """The vision tower without its head: pixels (B, 3, S, S) to features (B, cells, width)."""
+    """The vision tower without its head: pixels (B, 3, S, S) to features (B, cells, width).
 
-    def __init__(self, model: SiglipVisionModel):
+    merge: so many tokens become part of others in each layer, see `merging`. Raises ValueError for too many.
+    """
+
+    def __init__(self, model: SiglipVisionModel, merge: int = 0):
+        self._merge = merge
+        remaining(model.embeddings.num_positions, len(model.encoder.layers), merge)
         self._embeddings, self._last_norm = model.embeddings, model.post_layernorm
         self._layers = model.encoder.layers
         self._fused = [fuse(*_qkv(layer.self_attn)) for layer in self._layers]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         x = self._embeddings(pixels)
+        merged = Merged.of(x) if self._merge else None
         for layer, qkv in zip(self._layers, self._fused, strict=True):
             heads = linear(layer.layer_norm1(x), *qkv).unflatten(-1, (3, layer.self_attn.num_heads, -1))
-            seen = attention(*heads.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2)
+            queries, keys, values = heads.permute(2, 0, 3, 1, 4)
+            bias = merged.attention_bias if merged else None
+            seen = attention(queries, keys, values, attn_mask=bias).transpose(1, 2).flatten(2)
             x = x + _apply(layer.self_attn.out_proj, seen)
+            if merged:
+                merged = merged.with_tokens(x).merge(keys.mean(1), self._merge)
+                x = merged.tokens
             hidden = layer.mlp.activation_fn(_apply(layer.mlp.fc1, layer.layer_norm2(x)))
             x = x + _apply(layer.mlp.fc2, hidden)
-        return self._last_norm(x)
+        x = self._last_norm(x)
+        return merged.with_tokens(x).spread() if merged else x
 
 
 @dataclass(frozen=True, eq=False)
