@@ -21,24 +21,38 @@ from grids_ros.sampler import image_fractions
 class Policy:
     """A checkpoint on a device. Not safe to call from two threads at once."""
 
-    def __init__(self, checkpoint: checkpoints.Checkpoint, device: str = "cpu", denoising_steps: int | None = None):
+    def __init__(
+        self,
+        checkpoint: checkpoints.Checkpoint,
+        device: str = "cpu",
+        denoising_steps: int | None = None,
+        merge: int = 0,
+    ):
+        """merge: as `Engine` takes it. Raises ValueError for more than can be merged."""
         self._checkpoint = checkpoint
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
         self._device = torch.device(device)
         self._prompt = checkpoint.prompt()
-        self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps)
+        self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps, merge)
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
         self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
         self.tokens_per_camera = tokens_per_camera(checkpoint.model)
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: str = "cpu", tokens: int | None = None, denoising_steps: int | None = None
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        tokens: int | None = None,
+        denoising_steps: int | None = None,
+        merge: int = 0,
     ) -> Policy:
         """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
 
-        tokens: how many tokens per camera to use, one of its `budgets`, or None for all.
-        Raises CheckpointError for a broken folder, another number of tokens, or a device that is not there.
+        tokens: how many tokens per camera to use, one of its `budgets`, or None for all. merge: image tokens that
+        become part of others in each layer of the vision tower; any but 0 changes the actions.
+        Raises CheckpointError for a broken folder, another number of tokens, too many merges, or a device that is not
+        there.
         """
         try:
             torch.empty(0, device=device)
@@ -47,7 +61,10 @@ class Policy:
         checkpoint = checkpoints.load(folder)
         if denoising_steps is not None and denoising_steps < 1:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
-        policy = cls(checkpoint, device, denoising_steps)
+        try:
+            policy = cls(checkpoint, device, denoising_steps, merge)
+        except ValueError as error:
+            raise checkpoints.CheckpointError(f"{folder}: {error}") from error
         if tokens is not None:
             policy.use_tokens(tokens)
         return policy
