@@ -22,7 +22,7 @@ def tiny_size(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_last_line_says_what_was_measured(dtype, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sizes, "size", lambda name: tiny_size(dtype))
-    assert model.run("demo", 2, [4], 3, "cpu", tmp_path) == 0
+    assert model.run("demo", 2, [4], 8, 3, "cpu", tmp_path) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "model-demo.json").read_text())
     assert (tmp_path / "model-demo.png").stat().st_size > 10_000
@@ -30,14 +30,21 @@ def test_the_last_line_says_what_was_measured(dtype, tmp_path, monkeypatch, caps
     assert result["largest_difference"] < 1e-3, "transformers and the runtime act alike, row by row"
     rows = result["rows"]
     names = ["dense", "GridS-16", "GridS-4", "fixed_grid-16", "average-16", "random_keep-16", "norm_top_k-16"]
-    assert set(rows) == {*names, *(f"{name}, transformers" for name in names[:3])}
+    assert set(rows) == {*names, "GridS-16, merge 8", *(f"{name}, transformers" for name in names[:3])}
     for row in rows.values():
         assert row["flops"]["total"] == sum(row["flops"][field.name] for field in dataclasses.fields(Flops))
         assert set(row["latency_ms"]) == {"see", "read", "act", "total"}
         assert all(0.0 < times["p50"] <= times["p99"] for times in row["latency_ms"].values())
+    assert rows["GridS-16, merge 8"]["flops"]["vision"] < rows["GridS-16"]["flops"]["vision"]
     ratio = rows["GridS-16"]["flops"]["total"] / rows["dense, transformers"]["flops"]["total"]
     assert result["flops_ratio"] == pytest.approx(ratio, rel=1e-3)
     assert rows["GridS-16"]["parameters"] > rows["fixed_grid-16"]["parameters"] == rows["dense"]["parameters"]
+
+
+def test_more_merges_than_tokens_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sizes, "size", lambda name: tiny_size(torch.float32))
+    assert model.run("demo", 2, [4], 33, 3, "cpu", tmp_path) == 1
+    assert "merge is 33, expected 0 to 32" in capsys.readouterr().err
 
 
 def test_a_stage_is_bound_by_the_slower_of_reading_and_computing():

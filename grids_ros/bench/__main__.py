@@ -23,6 +23,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     model.add_argument("--cameras", type=int, default=2, help="default: %(default)s")
     model.add_argument("--tokens", type=int, nargs="+", default=[64, 16, 4], help="per camera (default: 64 16 4)")
+    model.add_argument("--merge", type=int, default=0, help="one more row: image tokens merged in each vision layer")
     model.add_argument("--runs", type=int, default=200, help="of each row, after warm-up (default: %(default)s)")
     model.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     model.add_argument("--out", type=Path, default=Path("out/bench"), help="folder (default: %(default)s)")
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.bench == "model":
         from grids_ros.bench import model
 
-        return model.run(options.size, options.cameras, options.tokens, options.runs, options.device, options.out)
+        rows = options.cameras, options.tokens, options.merge
+        return model.run(options.size, *rows, options.runs, options.device, options.out)
     from grids_ros.bench import realtime
 
     return realtime.run(options.checkpoint, options.seconds, options.out)

@@ -25,30 +25,34 @@ from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attach, detach, place
 from grids_ros.sampler import GridSampler, SamplerConfig
 
-STAGES = ("see", "read", "act")  # images to tokens; the prefix; the flow
+GRIDS = 16  # tokens per camera of the row that the figures promised are about, and of the baselines
 
 
 @dataclass(eq=False)
 class Contender:
-    """One row. sampler: None for dense. seconds: of each run, by stage and "total"; grows as it runs."""
+    """One row. sampler: None for dense. ours: or transformers'. merge: as `Engine` takes it. seconds: of each run, by
+    stage and "total"; grows as it runs."""
 
     name: str
     tokens: int | None
     sampler: GridSampler | Baseline | None
     ours: bool
+    merge: int = 0
     seconds: list[dict[str, float]] = field(default_factory=list)
 
 
 class Arena:
     """One model, one observation, and whoever runs on them."""
 
-    def __init__(self, size: Size, model: PI0ForConditionalGeneration, cameras: int):
-        self.size, self.model, self.cameras = size, model, cameras
-        self.engine = Engine(model, size.steps)
+    def __init__(self, size: Size, model: PI0ForConditionalGeneration, cameras: int, merge: int = 0):
+        """merge: of one more row. Raises ValueError for more than can be merged."""
+        self.size, self.model, self.cameras, self._merge = size, model, cameras, merge
+        self._engines = {count: Engine(model, size.steps, count) for count in {0, merge}}
         vlm = model.model.vlm
         self._spent: dict[str, float] = {}
-        self._watch(self.engine, "see", "see")
-        self._watch(self.engine, "read", "read")
+        for engine in self._engines.values():
+            self._watch(engine, "see", "see")
+            self._watch(engine, "read", "read")
         self._watch(vlm, "get_image_features", "see")
         self._watch(vlm, "forward", "read")
         random = torch.Generator().manual_seed(0)
@@ -59,7 +63,7 @@ class Arena:
         self._noise = torch.randn((1, config.chunk_size, config.max_action_dim), generator=random)
 
     def contenders(self, tokens: Iterable[int]) -> list[Contender]:
-        """Dense and each number of tokens, transformers' and ours; and the baselines with 16."""
+        """Dense and each number of tokens, transformers' and ours; and the baselines with as many as GRIDS."""
         width = self.model.config.vlm_config.projection_dim
         found = [Contender("dense, transformers", None, None, False), Contender("dense", None, None, True)]
         for count in tokens:
@@ -67,8 +71,10 @@ class Arena:
             detach(self.model)
             found += [Contender(f"GridS-{count}, transformers", count, sampler, False)]
             found += [Contender(f"GridS-{count}", count, sampler, True)]
+            if count == GRIDS and self._merge:
+                found += [Contender(f"GridS-{count}, merge {self._merge}", count, sampler, True, self._merge)]
         for name in ("fixed_grid", "average", "random_keep", "norm_top_k"):
-            found.append(Contender(f"{name}-16", 16, Baseline(name, 16, width), True))
+            found.append(Contender(f"{name}-{GRIDS}", GRIDS, Baseline(name, GRIDS, width), True))
         return found
 
     @torch.no_grad()
@@ -90,7 +96,8 @@ class Arena:
         learnt = sampler.config if isinstance(sampler, GridSampler) else None
         text = size.text if contender.ours else size.padded
         counted = flops.runtime if contender.ours else flops.transformers
-        return counted(flops.Work(size.config, self.cameras, text, size.steps, contender.tokens, learnt, size.stem))
+        tokens = contender.tokens, learnt, size.stem, contender.merge
+        return counted(flops.Work(size.config, self.cameras, text, size.steps, *tokens))
 
     def bytes_read(self, contender: Contender) -> dict[str, int]:
         """Bytes of weights that each stage reads, each pass anew; activations, and keys and values, are not counted."""
@@ -115,12 +122,14 @@ class Arena:
             return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _ours(self, contender: Contender) -> Tensor:
-        return self.engine.sample_actions(self._pixels, *self._prompt(contender), self._state, self._noise)
+        return self._engines[contender.merge].sample_actions(
+            self._pixels, *self._prompt(contender), self._state, self._noise
+        )
 
     def _transformers(self, contender: Contender) -> Tensor:
         ids, mask = self._prompt(contender)
-        dtype, device = self.engine.dtype, self.model.device
-        with self._lent():
+        dtype, device = self._engines[0].dtype, self.model.device
+        with self._lent(dtype):
             return self.model.sample_actions(
                 state=self._state.to(device, dtype),
                 input_ids=ids.to(device),
@@ -149,7 +158,7 @@ class Arena:
                 detach(self.model)
 
     @contextmanager
-    def _lent(self) -> Iterator[None]:
+    def _lent(self, dtype: torch.dtype) -> Iterator[None]:
         """Our matrix product in transformers' layers, for weights of another dtype than what is computed in; and text
         embeddings in that dtype, or all that follows would be rounded to theirs."""
         own = nn.functional.linear
@@ -158,7 +167,7 @@ class Arena:
             return own(x, weight, bias) if x.dtype == weight.dtype else linear(x, weight, bias)
 
         def embed(embedding, ids, _output):
-            return embedding.weight[ids[0]].to(self.engine.dtype) * embedding.scalar_embed_scale
+            return embedding.weight[ids[0]].to(dtype) * embedding.scalar_embed_scale
 
         hook = self.model.model.vlm.get_input_embeddings().register_forward_hook(embed)
         with patch.object(nn.functional, "linear", product):

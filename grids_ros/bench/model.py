@@ -20,19 +20,22 @@ import torch
 import transformers
 
 from grids_ros.bench import model_plot, roofline, sizes
-from grids_ros.bench.contenders import Arena, Contender
+from grids_ros.bench.contenders import GRIDS, Arena, Contender
 
 WARM_UPS = 2
-GRIDS = 16  # tokens per camera of the row that the figures promised are about
 
 
-def run(name: str, cameras: int, tokens: Sequence[int], runs: int, device: str, out: Path) -> int:
+def run(name: str, cameras: int, tokens: Sequence[int], merge: int, runs: int, device: str, out: Path) -> int:
     """The bench; its exit code. The last line of output is the JSON that is also in OUT/model-<size>.json."""
     size = sizes.size(name)
     print(f"Measuring {device}: reading and multiplying", flush=True)
     bounds = roofline.measure(device)
     print(f"PI0 of size {name} with random weights in {str(size.dtype).removeprefix('torch.')}", flush=True)
-    arena = Arena(size, sizes.make(size, device), cameras)
+    try:
+        arena = Arena(size, sizes.make(size, device), cameras, merge)
+    except ValueError as error:
+        print(f"bench failed: {error}", file=sys.stderr)
+        return 1
     contenders = arena.contenders(sorted({*tokens, GRIDS}, reverse=True))
     difference = _measure(arena, contenders, runs)
     rows = {contender.name: _row(arena, contender, bounds) for contender in contenders}
