@@ -10,6 +10,8 @@ Exact, against transformers' own `sample_actions`, up to the order of float addi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import PI0ForConditionalGeneration
@@ -69,18 +71,21 @@ class Engine:
         """
         tokens = tokens_per_camera(self._model)
         ids, mask = self._trim(input_ids, attention_mask, pixels.shape[1] * tokens)
-        inputs = [self._upload(tensor) for tensor in (pixels.to(self.dtype), ids, mask, state.to(self.dtype), noise)]
-        if self._graphs is not None and guidance is None:
-            graphs = self._graphs.setdefault(tokens, Graphs(self._infer))
-            actions, self.coordinates = graphs(*inputs)
-        else:
-            actions, self.coordinates = self._infer(*inputs, guidance)
+        bound = (guidance.target, guidance.weights) if guidance else (None, None)
+        inputs = (pixels.to(self.dtype), ids, mask, state.to(self.dtype), noise, *bound)
+        infer = self._infer if self._graphs is None else self._graphs.setdefault(tokens, Graphs(self._infer))
+        actions, self.coordinates = infer(*map(self._upload, inputs))
         return actions
 
-    def _infer(self, pixels, ids, mask, state, noise, guidance: Guidance | None = None):
-        seen = self.see(pixels)
+    def text_lengths(self, longest: int) -> Sequence[int]:
+        """Of up to `longest` tokens: lengths of text that, each run once, leave nothing to be prepared later."""
+        return (longest,) if self._graphs is None else range(longest, 0, -self._bucket)
+
+    def _infer(self, pixels, ids, mask, state, noise, target, weights) -> tuple[Tensor, Tensor | None]:
+        """Of what is on the device; target, weights: of the guidance, or None."""
+        guidance = None if target is None else Guidance(target, weights)
         wrapped = attached(self._model)
-        actions = self.act(*self.read(seen, ids, mask), state, noise, guidance)
+        actions = self.act(*self.read(self.see(pixels), ids, mask), state, noise, guidance)
         return actions, wrapped.coordinates if wrapped else None
 
     # --- the stages ----------------------------------------------------------------------------------------------

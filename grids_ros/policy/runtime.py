@@ -31,7 +31,6 @@ class Policy:
         """merge: as `Engine` takes it. Raises ValueError for more than can be merged."""
         self._checkpoint = checkpoint
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
-        self._device = torch.device(device)
         self._prompt = checkpoint.prompt()
         self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps, merge)
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
@@ -89,14 +88,17 @@ class Policy:
         self._prompt.encode(instruction)
 
     def warm_up(self) -> None:
-        """Infer on a made-up observation, so that the first real one takes no longer than the rest."""
+        """Infer on a made-up observation, so that the first real one takes no longer than the rest, whatever its
+        instruction."""
         words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
         pose = Pose((0.5, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
-        observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, min(words))
-        for _ in range(2):
-            output = self.infer(observation)
-        self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
+        for length in self._engine.text_lengths(self._prompt.length - 1):  # the begin token is one more
+            instruction = " ".join([min(words)] * length)
+            observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, instruction)
+            for _ in range(2):
+                output = self.infer(observation)
+            self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
 
     @torch.no_grad()
     def infer(self, observation: Observation, seed: int = 0, continuation: Continuation | None = None) -> PolicyOutput:
@@ -143,9 +145,7 @@ class Policy:
         actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s)
         target = preprocess.pad(self._checkpoint.normalization.normalize_actions(actions), config.max_action_dim)
         weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
-        return Guidance(
-            torch.from_numpy(target)[None].to(self._device), torch.from_numpy(weights).float().to(self._device)
-        )
+        return Guidance(torch.from_numpy(target)[None], torch.from_numpy(weights).float())
 
     def _coordinates(self, observation: Observation) -> dict[str, np.ndarray]:
         """Where the last inference looked, as fractions of each camera's own image."""
