@@ -22,7 +22,7 @@ import transformers
 from grids_ros.bench import model_plot, roofline, sizes
 from grids_ros.bench.contenders import GRIDS, Arena, Contender
 
-WARM_UPS = 2
+WARM_UPS = 1
 
 
 def run(name: str, cameras: int, tokens: Sequence[int], merge: int, runs: int, device: str, out: Path) -> int:
@@ -63,7 +63,7 @@ def run(name: str, cameras: int, tokens: Sequence[int], merge: int, runs: int, d
 def _measure(arena: Arena, contenders: Sequence[Contender], runs: int) -> float:
     """Fill in the contenders' seconds. The largest difference between transformers' actions and ours."""
     started, actions = time.monotonic(), {}
-    for number in range(-min(WARM_UPS, runs), runs):
+    for number in range(-WARM_UPS, runs):
         for contender in contenders:
             actions[contender.name] = arena.run(contender)
             _progress(number, runs, contender.name, time.monotonic() - started)

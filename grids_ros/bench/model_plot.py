@@ -32,7 +32,7 @@ def draw(result: dict, picture: Path) -> None:
                 left[index] += value
         operations.annotate(f" {left[0]:.3g}", (left[0], y), va="center")
         total = row["latency_ms"]["total"]["p50"]
-        times.annotate(f" {total:.4g}   {row['roofline_percent']:.0f} %", (total, y), va="center")
+        times.annotate(f" {total:.4g}   {row['roofline_percent']:.0f} %", (left[1], y), va="center")
     operations.set(yticks=range(len(names)), yticklabels=names, xlabel="operations of one inference [GFLOP]")
     times.set(xlabel="median time of one inference [ms]; share of the roofline")
     for axis in (operations, times):

@@ -12,6 +12,8 @@ from transformers.initialization import no_init_weights
 from grids_ros.policy.model import DemoSize, build, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM
 
+NOISE = 1_000_003  # random numbers, over and over: billions would take minutes; prime, so that no two rows are equal
+
 
 @dataclass(frozen=True)
 class Size:
@@ -43,13 +45,14 @@ def make(of: Size, device: str) -> PI0ForConditionalGeneration:
             model = build(of.config, of.stem)
     finally:
         torch.set_default_dtype(before)
+    model.eval().requires_grad_(False)
+    noise = torch.randn(NOISE, dtype=of.dtype, device=device)
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
+        for name, parameter in module.named_parameters(recurse=False):
             if parameter.ndim > 1:
-                bound = (3.0 / parameter[0].numel()) ** 0.5
-                nn.init.uniform_(parameter, -bound, bound)
+                for part in parameter.view(-1).split(NOISE):
+                    torch.mul(noise[: len(part)], parameter[0].numel() ** -0.5, out=part)
             else:
-                nn.init.constant_(parameter, float(isinstance(module, nn.LayerNorm | nn.GroupNorm)))
-        if hasattr(module, "bias") and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return model.eval().requires_grad_(False)
+                is_scale = name == "weight" and isinstance(module, nn.LayerNorm | nn.GroupNorm)
+                parameter.fill_(float(is_scale))
+    return model
