@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +41,12 @@ def test_the_last_line_says_what_was_measured(dtype, tmp_path, monkeypatch, caps
     ratio = rows["GridS-16"]["flops"]["total"] / rows["dense, transformers"]["flops"]["total"]
     assert result["flops_ratio"] == pytest.approx(ratio, rel=1e-3)
     assert rows["GridS-16"]["parameters"] > rows["fixed_grid-16"]["parameters"] == rows["dense"]["parameters"]
+
+
+def test_it_needs_no_ros():
+    code = "import sys, grids_ros.bench.__main__, grids_ros.bench.model; print('rclpy' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == "False", ran.stderr
 
 
 def test_more_merges_than_tokens_are_refused(tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ class Engine:
             widen_all_but(model, {m.weight for m in linears})
         self._vision, self._language = Siglip(vlm.vision_tower, merge), Gemma(vlm.language_model)
         self._expert, self._clock = Gemma(model.model.dit), Clock(model, steps, self.dtype)
-        self._graphs: dict[int, Graphs] | None = None if on_cpu else {}  # by tokens per camera
+        self._graphs: dict[int, Graphs] | None = {} if self.device.type == "cuda" else None  # by tokens per camera
 
     def sample_actions(
         self,
