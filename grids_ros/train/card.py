@@ -83,8 +83,8 @@ def _closed_loop(evaluations: list[dict]) -> list[str]:
         low, high = (f"{100 * bound:.0f}" for bound in one["wilson_95"])
         took = f"{one['time_to_success_s']} s" if one["time_to_success_s"] is not None else ""
         lines.append(
-            f"| {one['task']}{_swapped(one)} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | {one['join']}, "
-            f"{one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
+            f"| {one['task']}{_swapped(one)} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | "
+            f"{one['join']}, {one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
             f"{one['wrong_objects']} | {took} |"
         )
     return lines
