@@ -84,7 +84,7 @@ def moves(arm, timeout_s: float = START_S) -> None:
     def moving():
         before, count = arm.pose.position, len(arm.targets)
         time.sleep(0.1)
-        return len(arm.targets) > count and np.linalg.norm(arm.pose.position - before) > 1e-6
+        return len(arm.targets) > count + 3 and np.linalg.norm(arm.pose.position - before) > 1e-6
 
     until(moving, "motion", timeout_s)
 
