@@ -30,9 +30,9 @@ def draw(result: dict, picture: Path) -> None:
                 label = stage if y == 0 else None
                 axis.barh(y, value, left=left[index], color=colour, alpha=1.0 if ours else 0.45, label=label)
                 left[index] += value
-        operations.annotate(f" {left[0]:.3g}", (left[0], y), va="center")
+        operations.annotate(f" {_short(left[0])}", (left[0], y), va="center")
         total = row["latency_ms"]["total"]["p50"]
-        times.annotate(f" {total:.4g}   {row['roofline_percent']:.0f} %", (left[1], y), va="center")
+        times.annotate(f" {_short(total)}   {row['roofline_percent']:.0f} %", (left[1], y), va="center")
     operations.set(yticks=range(len(names)), yticklabels=names, xlabel="operations of one inference [GFLOP]")
     times.set(xlabel="median time of one inference [ms]; share of the roofline")
     for axis in (operations, times):
@@ -41,3 +41,8 @@ def draw(result: dict, picture: Path) -> None:
     operations.legend(loc="lower right", frameon=False)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100.0 else f"{value:.3g}"
