@@ -12,7 +12,7 @@ SUMMARIES = {
     "train": "a policy from bags",
     "evaluate": "a checkpoint in closed loop, without ROS",
     "replay": "a checkpoint scored on recorded bags, without ROS",
-    "bench": "what is promised of time, measured: bench realtime",
+    "bench": "what is promised of time, measured: bench realtime, bench model",
 }
 
 
@@ -66,7 +66,7 @@ def replay(arguments: Sequence[str]) -> int:
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """Needs rclpy."""
+    """bench realtime needs rclpy."""
     from grids_ros.bench.__main__ import main
 
     return main(arguments)

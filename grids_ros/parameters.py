@@ -117,6 +117,13 @@ POLICY = (
         live=True,
     ),
     Parameter("denoising_steps", 0, "Denoising steps of the action expert; 0: as the checkpoint says.", 0, 100),
+    Parameter(
+        "merge",
+        0,
+        "Image tokens that become part of others in each layer of the vision tower; any but 0 changes the actions.",
+        0,
+        1024,
+    ),
     Parameter("threads", 0, "CPU threads of torch; 0: torch's own choice.", 0, 256),
     Parameter("rate_hz", 5.0, "How often a chunk is computed [Hz].", 0.1, 100.0),
     _JOIN,

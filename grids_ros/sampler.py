@@ -13,6 +13,7 @@ meaning to the other, so a checkpoint names its variant in `SamplerConfig`:
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -73,20 +74,19 @@ def sample_bilinear(features: Tensor, coordinates: Tensor, align_corners: bool) 
     coordinate of exactly 1 included (the reference's formula returns zeros there).
     """
     batch, height, width, channels = features.shape
-    size = coordinates.new_tensor([width, height])
-    pixel = coordinates * (size - 1) if align_corners else coordinates * size - 0.5
-    pixel = torch.minimum(pixel.clamp(min=0), size - 1)
-    corner = torch.minimum(pixel.detach().floor(), (size - 2).clamp(min=0))
-    weight = pixel - corner
-    x0, y0 = corner.long().unbind(-1)
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
 
+    def corners(coordinate: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        pixel = (coordinate * (size - 1) if align_corners else coordinate * size - 0.5).clamp(0, size - 1)
+        lower = pixel.detach().floor().clamp(max=max(size - 2, 0))
+        weight = (pixel - lower).to(features.dtype).unsqueeze(-1)
+        return lower.long(), (lower.long() + 1).clamp(max=size - 1), weight
+
+    (x0, x1, wx), (y0, y1, wy) = corners(coordinates[..., 0], width), corners(coordinates[..., 1], height)
     flat = features.reshape(batch, height * width, channels)
 
     def read(x: Tensor, y: Tensor) -> Tensor:
         return flat.gather(1, (y * width + x).unsqueeze(-1).expand(-1, -1, channels))
 
-    wx, wy = weight.to(features.dtype).unsqueeze(-1).unbind(-2)
     top = torch.lerp(read(x0, y0), read(x1, y0), wx)
     bottom = torch.lerp(read(x0, y1), read(x1, y1), wx)
     return torch.lerp(top, bottom, wy)
@@ -103,6 +103,19 @@ def image_fractions(coordinates: Tensor, height: int, width: int, align_corners:
         return coordinates
     size = coordinates.new_tensor([width, height])
     return (coordinates * (size - 1) + 0.5) / size
+
+
+def grid_shape(tokens: int) -> tuple[int, int]:
+    """Rows and columns of the smallest near-square grid that holds so many points."""
+    columns = math.isqrt(tokens - 1) + 1
+    return -(-tokens // columns), columns
+
+
+def grid_centres(tokens: int) -> Tensor:
+    """The centres of that grid's first cells in the unit square, row by row, shape (tokens, 2)."""
+    rows, columns = grid_shape(tokens)
+    index = torch.arange(tokens)
+    return torch.stack([(index % columns + 0.5) / columns, (index // columns + 0.5) / rows], dim=-1)
 
 
 class GridSampler(nn.Module):
@@ -162,11 +175,7 @@ class GridSampler(nn.Module):
         last layer; its weights shrink, so that the pooled feature moves them only a little at first.
         """
         tokens, margin = self.config.tokens, self.config.margin
-        columns = int(-(-(tokens**0.5) // 1))
-        rows = -(-tokens // columns)
-        index = torch.arange(tokens)
-        centre = torch.stack([(index % columns + 0.5) / columns, (index // columns + 0.5) / rows], dim=-1)
-        unit = ((centre - margin) / (1.0 - 2.0 * margin)).clamp(1e-3, 1.0 - 1e-3)
+        unit = ((grid_centres(tokens) - margin) / (1.0 - 2.0 * margin)).clamp(1e-3, 1.0 - 1e-3)
         last = self.coordinate_mlp[-1]
         last.bias.copy_(torch.logit(unit).flatten())
         last.weight.mul_(0.1)

@@ -111,5 +111,7 @@ def test_the_caller_s_wishes_are_checked(whole):
         Policy.load(whole, tokens=16)
     with pytest.raises(CheckpointError, match="denoising_steps is -1"):
         Policy.load(whole, denoising_steps=-1)
+    with pytest.raises(CheckpointError, match="merge is 9, expected 0 to 8 tokens in each of 1 layers of 16"):
+        Policy.load(whole, merge=9)
     with pytest.raises(CheckpointError, match="device 'warp' cannot be used"):
         Policy.load(whole, device="warp")

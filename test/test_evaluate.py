@@ -194,6 +194,7 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--task", "dance"], "invalid choice"),
         (["--ood", "fog"], "distractors"),
         (["--join", "newest"], "invalid choice: 'newest' (choose from"),
+        (["--card", "--merge", "8"], "not with --merge"),
         (["--checkpoint", "nowhere"], "nowhere does not exist"),
     ],
 )

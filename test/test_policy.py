@@ -14,9 +14,10 @@ from transformers import PI0ForConditionalGeneration
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy import preprocess
 from grids_ros.policy.checkpoint import CheckpointError
+from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attach, attached, detach, tokens_per_camera
 from grids_ros.policy.model import build
-from grids_ros.policy.runtime import Policy, sample_actions
+from grids_ros.policy.runtime import Policy
 from grids_ros.sampler import SamplerConfig
 
 POSE = Pose((0.5, 0.1, 0.3), (1.0, 0.0, 0.0, 0.0))
@@ -42,6 +43,11 @@ def inputs(checkpoint, batch=2, seed=0):
     }
 
 
+def ours(model, steps, guidance=None, **given_inputs):
+    with torch.no_grad():
+        return Engine(model, steps).sample_actions(**given_inputs, guidance=guidance)
+
+
 def transformers_own(model, pixels, steps, **rest):
     present = torch.ones(pixels.shape[:2], dtype=torch.bool)
     return model.sample_actions(pixel_values=pixels, pixel_attention_mask=present, num_steps=steps, **rest)
@@ -51,37 +57,32 @@ def transformers_own(model, pixels, steps, **rest):
 def test_our_loop_equals_transformers_sample_actions(tokens):
     checkpoint = tiny(tokens)
     given_inputs = inputs(checkpoint)
-    with torch.inference_mode():
-        ours = sample_actions(checkpoint.model, **given_inputs, steps=3)
-    torch.testing.assert_close(ours, transformers_own(checkpoint.model, steps=3, **given_inputs), rtol=1e-5, atol=1e-6)
+    have = ours(checkpoint.model, 3, **given_inputs)
+    torch.testing.assert_close(have, transformers_own(checkpoint.model, steps=3, **given_inputs), rtol=1e-5, atol=1e-6)
 
 
 def test_the_dense_model_is_the_untouched_transformers_model():
-    ours = tiny(None)
-    config = ours.model.config
+    checkpoint = tiny(None)
+    config = checkpoint.model.config
     untouched = PI0ForConditionalGeneration(config).eval()
     plain = build(config, stem=None).eval()
     plain.load_state_dict(untouched.state_dict())
-    checkpoint = dataclasses.replace(ours, model=plain)
     given_inputs = inputs(checkpoint)
-    with torch.inference_mode():
-        have = sample_actions(plain, **given_inputs, steps=2)
+    have = ours(plain, 2, **given_inputs)
     torch.testing.assert_close(have, transformers_own(untouched, steps=2, **given_inputs), rtol=1e-5, atol=1e-6)
 
 
 def test_attach_then_detach_leaves_the_model_as_it_was():
     checkpoint = tiny(None)
     given_inputs = inputs(checkpoint)
-    with torch.inference_mode():
-        before = sample_actions(checkpoint.model, **given_inputs, steps=2)
+    before = ours(checkpoint.model, 2, **given_inputs)
     attach(checkpoint.model, SamplerConfig(tokens=3, channels=SIZE.width))
     assert tokens_per_camera(checkpoint.model) == 3
     with pytest.raises(ValueError, match="3 tokens is attached already"):
         attach(checkpoint.model, SamplerConfig(tokens=3, channels=SIZE.width))
     detach(checkpoint.model)
     assert tokens_per_camera(checkpoint.model) == 16
-    with torch.inference_mode():
-        after = sample_actions(checkpoint.model, **given_inputs, steps=2)
+    after = ours(checkpoint.model, 2, **given_inputs)
     assert torch.equal(before, after)
     with pytest.raises(ValueError, match="not attached"):
         detach(checkpoint.model)

@@ -14,8 +14,8 @@ from std_msgs.msg import String
 from tiny import save_tiny, tiny
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
-from grids_ros.policy import runtime
 from grids_ros.policy.checkpoint import save
+from grids_ros.policy.engine import Engine
 from grids_ros.ros import qos
 from grids_ros.ros.policy_node import PolicyNode
 
@@ -78,13 +78,13 @@ def test_what_the_checkpoint_or_the_machine_cannot_do_fails_the_configuration(ro
 
 def test_the_instruction_reaches_the_token_ids_and_a_strange_one_is_refused(ros, checkpoint, monkeypatch):
     ids = []
-    sample = runtime.sample_actions
+    sample = Engine.sample_actions
 
-    def recording(model, pixels, input_ids, *rest):
+    def recording(engine, pixels, input_ids, *rest):
         ids.append(tuple(input_ids[0].tolist()))
-        return sample(model, pixels, input_ids, *rest)
+        return sample(engine, pixels, input_ids, *rest)
 
-    monkeypatch.setattr(runtime, "sample_actions", recording)
+    monkeypatch.setattr(Engine, "sample_actions", recording)
     Arm(ros)
     Cameras(ros)
     chunks = ros.collect(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from test_policy import POSE, inputs, observation
+from test_policy import POSE, inputs, observation, ours
 from tiny import tiny
 
 from grids_ros.control.continuity import QUANTILE, Continuation, Continuity
@@ -16,7 +16,7 @@ from grids_ros.control.timeline import gripper_at, pose_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.policy import rtc
 from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask, steps_at
-from grids_ros.policy.runtime import Policy, sample_actions
+from grids_ros.policy.runtime import Policy
 
 MS = NANOSECONDS // 1000
 
@@ -91,23 +91,20 @@ def test_the_guided_velocity_of_a_linear_field_is_the_closed_form(seed, t):
 
 
 def guided(checkpoint, given_inputs, target, weights, steps=3):
-    with torch.no_grad():
-        return sample_actions(checkpoint.model, **given_inputs, steps=steps, guidance=Guidance(target, weights))
+    return ours(checkpoint.model, steps, Guidance(target, weights), **given_inputs)
 
 
 def test_guidance_of_no_weight_is_plain_sampling_bit_for_bit():
     checkpoint = tiny(4)
     given_inputs = inputs(checkpoint)
-    with torch.no_grad():
-        plain = sample_actions(checkpoint.model, **given_inputs, steps=3)
+    plain = ours(checkpoint.model, 3, **given_inputs)
     assert torch.equal(guided(checkpoint, given_inputs, torch.ones_like(plain), torch.zeros(6, 7)), plain)
 
 
 def test_frozen_steps_are_met_and_the_free_ones_know_of_them():
     checkpoint = tiny(4)
     given_inputs = inputs(checkpoint)
-    with torch.no_grad():
-        plain = sample_actions(checkpoint.model, **given_inputs, steps=3)
+    plain = ours(checkpoint.model, 3, **given_inputs)
     weights = torch.from_numpy(np.tile(soft_mask(2, 4, 6)[:, None], 7)).float()
     target = plain + 1.0
     have = guided(checkpoint, given_inputs, target, weights)

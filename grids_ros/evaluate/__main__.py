@@ -30,7 +30,7 @@ FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is u
 _mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
 
 
-def prepare(checkpoint: Path, tokens: int | None, ood: str | None) -> None:
+def prepare(checkpoint: Path, tokens: int | None, merge: int, ood: str | None) -> None:
     """Load what a worker process keeps. One thread each: the episodes are what runs in parallel."""
     global _mine
     import torch
@@ -38,7 +38,7 @@ def prepare(checkpoint: Path, tokens: int | None, ood: str | None) -> None:
     from grids_ros.policy.runtime import Policy
 
     torch.set_num_threads(1)
-    policy = Policy.load(checkpoint, tokens=tokens)
+    policy = Policy.load(checkpoint, tokens=tokens, merge=merge)
     policy.warm_up()
     _mine = policy, Scene(ood=ood)
 
@@ -61,7 +61,7 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     """All episodes, in the order of their seeds; the tasks take turns."""
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
-    kept = options.checkpoint, options.tokens, options.ood
+    kept = options.checkpoint, options.tokens, options.merge, options.ood
     how = options.delay / 1e3, options.join, options.video
     with ProcessPoolExecutor(workers, get_context("spawn"), prepare, kept) as pool:
         jobs = []
@@ -84,6 +84,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--task", choices=TASKS, default="lift", help="default: %(default)s")
     parser.add_argument("--ood", choices=KINDS, help="evaluate out of distribution: what is unlike in every scene")
     parser.add_argument("--tokens", type=int, help="per camera, one of the numbers it was trained with")
+    parser.add_argument("--merge", type=int, default=0, help="image tokens per vision layer (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
@@ -101,6 +102,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
     if not options.delay >= 0.0:
         parser.error(f"--delay is {options.delay}, expected at least 0")
+    if options.card and options.merge:
+        parser.error("--card keeps what the policy does as it is: not with --merge")
     if options.swap is not None and not options.swap > 0.0:
         parser.error(f"--swap is {options.swap}, expected more than 0")
     if not options.checkpoint.is_dir():
@@ -116,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:  # a process of the pool that fails to start does not say why
-        policy = Policy.load(options.checkpoint, tokens=options.tokens)
+        policy = Policy.load(options.checkpoint, tokens=options.tokens, merge=options.merge)
         for task in TASKS[options.task]:
             policy.check(task.instruction)
     except (CheckpointError, InputError) as error:
@@ -126,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.video.mkdir(parents=True, exist_ok=True)
     results, tokens = evaluate(options), policy.tokens_per_camera
     setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
+    setting["merge"] = options.merge
     timing = {"delay_ms": options.delay, "join": options.join, "swap_m": options.swap}
     summary = {**setting, **timing, **summarise(results)}
     if options.card:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import PI0ForConditionalGeneration
 
+from grids_ros.policy.baselines import Baseline
 from grids_ros.sampler import GridSampler, SamplerConfig
+
+Sampler = GridSampler | Baseline
 
 
 class GridSProjector(nn.Module):
@@ -20,7 +23,7 @@ class GridSProjector(nn.Module):
     shape (B, H, W, C).
     """
 
-    def __init__(self, projector: nn.Module, sampler: GridSampler, grid: tuple[int, int]):
+    def __init__(self, projector: nn.Module, sampler: Sampler, grid: tuple[int, int]):
         super().__init__()
         self.projector = projector
         self.sampler = sampler
@@ -47,14 +50,19 @@ def attach(model: PI0ForConditionalGeneration, config: SamplerConfig) -> GridSPr
 
     Raises ValueError when GridS is attached already, or `config.channels` is not the language model's width.
     """
-    projector = model.model.vlm.multi_modal_projector
-    if isinstance(projector, GridSProjector):
-        raise ValueError(f"GridS with {projector.sampler.config.tokens} tokens is attached already: detach it first")
     width = model.config.vlm_config.projection_dim
     if config.channels != width:
         raise ValueError(f"the sampler has {config.channels} channels, the model's image features have {width}")
     sampler = GridSampler(config)
     sampler.initialise_on_grid()
+    return place(model, sampler)
+
+
+def place(model: PI0ForConditionalGeneration, sampler: Sampler) -> GridSProjector:
+    """Prune every camera of `model` with a sampler as it is, in place. Raises ValueError when there is one already."""
+    projector = model.model.vlm.multi_modal_projector
+    if isinstance(projector, GridSProjector):
+        raise ValueError(f"GridS with {projector.sampler.config.tokens} tokens is attached already: detach it first")
     weight = next(projector.parameters())
     wrapped = GridSProjector(projector, sampler.to(weight.device, weight.dtype), grid_of(model))
     model.model.vlm.multi_modal_projector = wrapped.train(model.training)
@@ -67,7 +75,7 @@ def attached(model: PI0ForConditionalGeneration) -> GridSProjector | None:
     return projector if isinstance(projector, GridSProjector) else None
 
 
-def detach(model: PI0ForConditionalGeneration) -> GridSampler:
+def detach(model: PI0ForConditionalGeneration) -> Sampler:
     """Undo `attach`, in place, and give back the sampler. Raises ValueError when none is attached."""
     wrapped = attached(model)
     if wrapped is None:

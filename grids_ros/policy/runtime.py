@@ -7,82 +7,51 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import PI0ForConditionalGeneration
 
 from grids_ros.control.continuity import Continuation
 from grids_ros.datatypes import Observation, PolicyOutput, Pose
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy import preprocess
+from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.policy.rtc import Guidance, previous_actions
 from grids_ros.sampler import image_fractions
 
 
-def sample_actions(
-    model: PI0ForConditionalGeneration,
-    pixels: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    state: Tensor,
-    noise: Tensor,
-    steps: int,
-    guidance: Guidance | None = None,
-) -> Tensor:
-    """Flow matching from noise (t = 1) to actions (t = 0), the prefix computed once.
-
-    pixels: (B, cameras, 3, S, S). input_ids, attention_mask: (B, L). state: (B, state_dim). noise: (B, n, action_dim).
-    Returns (B, n, action_dim), normalised. Equals transformers' own `sample_actions` to float tolerance, unless
-    there is guidance.
-    """
-    present = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
-    embedded = model.model.embed_prefix(input_ids, pixels, present)
-    cache = model.model.vlm(
-        inputs_embeds=embedded,
-        attention_mask=attention_mask,
-        position_ids=attention_mask.cumsum(-1) - 1,
-        token_type_ids=torch.zeros_like(input_ids),
-        use_cache=True,
-    ).past_key_values
-    prefix = [(layer.keys, layer.values) for layer in cache.layers]
-
-    def field(actions: Tensor, t: float) -> Tensor:
-        for layer, (keys, values) in zip(cache.layers, prefix, strict=True):
-            layer.keys, layer.values = keys, values  # without the actions of the last step, nor their gradients
-        timestep = torch.full((len(state),), t, device=state.device)
-        return model(
-            state=state, noise=actions, timestep=timestep, attention_mask=attention_mask, past_key_values=cache
-        ).logits
-
-    actions = noise
-    for step in range(steps):
-        t = 1.0 - step / steps
-        velocity = guidance.velocity(field, actions, t) if guidance else field(actions, t)
-        actions = actions - velocity / steps
-    return guidance.close(actions) if guidance else actions
-
-
 class Policy:
     """A checkpoint on a device. Not safe to call from two threads at once."""
 
-    def __init__(self, checkpoint: checkpoints.Checkpoint, device: str = "cpu", denoising_steps: int | None = None):
+    def __init__(
+        self,
+        checkpoint: checkpoints.Checkpoint,
+        device: str = "cpu",
+        denoising_steps: int | None = None,
+        merge: int = 0,
+    ):
+        """merge: as `Engine` takes it. Raises ValueError for more than can be merged."""
         self._checkpoint = checkpoint
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
-        self._device = torch.device(device)
         self._prompt = checkpoint.prompt()
-        self._steps = denoising_steps or checkpoint.spec.denoising_steps
+        self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps, merge)
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
         self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
         self.tokens_per_camera = tokens_per_camera(checkpoint.model)
 
     @classmethod
     def load(
-        cls, folder: Path | str, device: str = "cpu", tokens: int | None = None, denoising_steps: int | None = None
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        tokens: int | None = None,
+        denoising_steps: int | None = None,
+        merge: int = 0,
     ) -> Policy:
         """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
 
-        tokens: how many tokens per camera to use, one of its `budgets`, or None for all.
-        Raises CheckpointError for a broken folder, another number of tokens, or a device that is not there.
+        tokens: how many tokens per camera to use, one of its `budgets`, or None for all. merge: image tokens that
+        become part of others in each layer of the vision tower; any but 0 changes the actions.
+        Raises CheckpointError for a broken folder, another number of tokens, too many merges, or a device that is not
+        there.
         """
         try:
             torch.empty(0, device=device)
@@ -91,7 +60,10 @@ class Policy:
         checkpoint = checkpoints.load(folder)
         if denoising_steps is not None and denoising_steps < 1:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
-        policy = cls(checkpoint, device, denoising_steps)
+        try:
+            policy = cls(checkpoint, device, denoising_steps, merge)
+        except ValueError as error:
+            raise checkpoints.CheckpointError(f"{folder}: {error}") from error
         if tokens is not None:
             policy.use_tokens(tokens)
         return policy
@@ -116,14 +88,17 @@ class Policy:
         self._prompt.encode(instruction)
 
     def warm_up(self) -> None:
-        """Infer on a made-up observation, so that the first real one takes no longer than the rest."""
+        """Infer on a made-up observation, so that the first real one takes no longer than the rest, whatever its
+        instruction."""
         words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
         pose = Pose((0.5, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
-        observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, min(words))
-        for _ in range(2):
-            output = self.infer(observation)
-        self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
+        for length in self._engine.text_lengths(self._prompt.length - 1):  # the begin token is one more
+            instruction = " ".join([min(words)] * length)
+            observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, instruction)
+            for _ in range(2):
+                output = self.infer(observation)
+            self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
 
     @torch.no_grad()
     def infer(self, observation: Observation, seed: int = 0, continuation: Continuation | None = None) -> PolicyOutput:
@@ -151,10 +126,9 @@ class Policy:
             torch.from_numpy(preprocess.pad(state, config.max_state_dim))[None],
             noise,
         )
-        on_device = [tensor.to(self._device) for tensor in inputs]
         guidance = self._guidance(observation, continuation) if continuation else None
         prepared = time.perf_counter()
-        actions = sample_actions(self._model, *on_device, self._steps, guidance)[0, :, : preprocess.ACTION_DIM]
+        actions = self._engine.sample_actions(*inputs, guidance)[0, :, : preprocess.ACTION_DIM]
         actions = actions.cpu().numpy()
         ended = time.perf_counter()
         actions = normalization.denormalize_actions(actions)
@@ -171,16 +145,14 @@ class Policy:
         actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s)
         target = preprocess.pad(self._checkpoint.normalization.normalize_actions(actions), config.max_action_dim)
         weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
-        return Guidance(
-            torch.from_numpy(target)[None].to(self._device), torch.from_numpy(weights).float().to(self._device)
-        )
+        return Guidance(torch.from_numpy(target)[None], torch.from_numpy(weights).float())
 
     def _coordinates(self, observation: Observation) -> dict[str, np.ndarray]:
         """Where the last inference looked, as fractions of each camera's own image."""
         wrapped = attached(self._model)
         if wrapped is None:
             return {}
-        seen = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
+        seen = image_fractions(self._engine.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
         return {
             name: preprocess.undo_letterbox(points, *observation.images[name].shape[:2])
             for name, points in zip(self.cameras, seen.float().cpu().numpy(), strict=False)

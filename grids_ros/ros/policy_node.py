@@ -68,6 +68,7 @@ class PolicyNode(ManagedNode):
             settings["checkpoint"],
             device=settings["device"],
             denoising_steps=settings["denoising_steps"] or None,
+            merge=settings["merge"],
         )
         self._budget = self._token_budget(settings["tokens"])
         for tokens in (*self._policy.budgets, self._budget.tokens):  # a change later on finds everything ready

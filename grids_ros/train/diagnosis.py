@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from grids_ros.policy.checkpoint import Checkpoint
-from grids_ros.policy.grids import attached
+from grids_ros.policy.engine import Engine
 from grids_ros.policy.preprocess import ACTION_DIM, pad, to_pixels
-from grids_ros.policy.runtime import sample_actions
 from grids_ros.train.dataset import Samples
 
 CHUNK = 32  # samples at a time
@@ -22,7 +21,7 @@ CHUNK = 32  # samples at a time
 def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.ndarray, np.ndarray | None]:
     """Actions (N, n, 7), and coordinates (N, cameras, K, 2) or None, of the model in evaluation mode."""
     model, prompt, normalization = checkpoint.model.eval(), checkpoint.prompt(), checkpoint.normalization
-    config = model.config
+    config, engine = model.config, Engine(model, checkpoint.spec.denoising_steps)
     actions, points = [], []
     noise = torch.randn((1, config.chunk_size, config.max_action_dim), generator=torch.Generator().manual_seed(0))
     for start in range(0, len(states), CHUNK):
@@ -30,19 +29,10 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
         encoded = [prompt.encode(str(text)) for text in instructions[part]]
         ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded, strict=False))
         state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
-        result = sample_actions(
-            model,
-            to_pixels(images[part]),
-            ids,
-            masks,
-            state,
-            noise.repeat(len(state), 1, 1),
-            checkpoint.spec.denoising_steps,
-        )
+        result = engine.sample_actions(to_pixels(images[part]), ids, masks, state, noise.repeat(len(state), 1, 1))
         actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].numpy()))
-        wrapped = attached(model)
-        if wrapped:
-            points.append(wrapped.coordinates.unflatten(0, (len(state), -1)).numpy())
+        if engine.coordinates is not None:
+            points.append(engine.coordinates.unflatten(0, (len(state), -1)).numpy())
     return np.concatenate(actions), np.concatenate(points) if points else None
 
 
