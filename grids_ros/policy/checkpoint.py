@@ -16,22 +16,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PI0Config, PI0ForConditionalGeneration
+from transformers.initialization import no_init_weights
 
 from grids_ros.policy.grids import attach, tokens_per_camera
 from grids_ros.policy.model import build
-from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, Prompt
+from grids_ros.policy.preprocess import ACTION_DIM, Normalization, Prompt
+from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
+from grids_ros.policy.weights import Lazy, finite, stored, write
 from grids_ros.sampler import SamplerConfig
 
-# What the numbers mean. Checkpoints carry it, so that one of another convention is refused and not mistaken.
-SPACES = {
-    "state": "position 3 [m] | rotation matrix columns 1, 2 (6) | gripper opening 1 [m]; tool frame in base frame",
-    "action": "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; "
-    "of the target, relative to the measured tool pose at the observation, in base axes; gripper absolute",
-}
+# Gemma brings an embedding of words for the action expert, which is never shown a word: 0.5 GB at full size. A folder
+# may leave it out, and one that has it is none the worse.
+UNUSED = "model.dit.embed_tokens.weight"
 
 
 class CheckpointError(ValueError):
@@ -44,7 +44,7 @@ class PolicySpec:
 
     cameras: names, in the order of the image tokens. prompt_length: text tokens. step_s: between the steps of a
     chunk [s]. denoising_steps: of the flow. stem: channels of the convolutional stem, or None. sampler: or None for
-    the dense model.
+    the dense model. state, action: what the numbers mean.
     """
 
     cameras: tuple[str, ...]
@@ -53,21 +53,27 @@ class PolicySpec:
     denoising_steps: int
     stem: tuple[int, ...] | None
     sampler: SamplerConfig | None
+    state: StateSpace = MATRIX
+    action: ActionSpace = RELATIVE
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "sampler": self.sampler.to_dict() if self.sampler else None, "spaces": SPACES}
+        spaces = {"state": values.pop("state").meaning, "action": values.pop("action").meaning}
+        return {**values, "sampler": self.sampler.to_dict() if self.sampler else None, "spaces": spaces}
 
     @classmethod
     def from_dict(cls, values: dict) -> PolicySpec:
         """Raises ValueError for missing or unknown keys, or another meaning of states and actions."""
-        expected = {f.name for f in fields(cls)} | {"spaces"}
+        expected = {f.name for f in fields(cls)} - {"state", "action"} | {"spaces"}
         if set(values) != expected:
             raise ValueError(f"keys are {sorted(values)}, expected {sorted(expected)}")
         values = dict(values)
-        spaces = values.pop("spaces")
-        if spaces != SPACES:
-            raise ValueError(f"states and actions mean {spaces}, this package speaks {SPACES}")
+        meanings = values.pop("spaces")
+        for what, spaces in (("state", STATES), ("action", ACTIONS)):
+            if meanings.get(what) not in spaces:
+                known = " or ".join(map(repr, spaces))
+                raise ValueError(f"spaces: {what} means {meanings.get(what)!r}, this package speaks {known}")
+            values[what] = spaces[meanings[what]]
         if not values["cameras"]:
             raise ValueError("cameras is empty, expected at least one name")
         sampler, stem = values.pop("sampler"), values.pop("stem")
@@ -126,14 +132,15 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     ):
         (folder / name).write_text(json.dumps(values, indent=2, default=str) + "\n")
     checkpoint.tokenizer.save(str(folder / "tokenizer.json"))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    unfinished = folder / "model.safetensors.part"
-    save_file(_untied(tensors), str(unfinished), metadata={"format": "pt"})
-    unfinished.replace(folder / "model.safetensors")
+    tensors = checkpoint.model.state_dict()
+    write(folder / "model.safetensors", {name: Lazy.of(tensor) for name, tensor in tensors.items()})
 
 
-def load(folder: Path | str) -> Checkpoint:
-    """Read a checkpoint folder. Raises CheckpointError for every missing, broken or disagreeing piece."""
+def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint folder, its weights straight to a torch device: they are never in memory twice.
+
+    Raises CheckpointError for every missing, broken or disagreeing piece.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist")
@@ -152,16 +159,17 @@ def load(folder: Path | str) -> Checkpoint:
         spec = PolicySpec.from_dict(_json(folder / "grids.json"))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'grids.json'}: {error}") from error
-    normalization = _normalization(folder / "normalization.json")
+    normalization = _normalization(folder / "normalization.json", spec.state.size)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of damage
         raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+    weights = _stored(folder / "model.safetensors")
     try:
-        model = create(PI0Config.from_dict(_json(folder / "config.json")), spec)
+        model = _allocate(PI0Config.from_dict(_json(folder / "config.json")), spec, weights, device)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
-    _fill(model, folder / "model.safetensors")
+    _fill(model, weights, folder / "model.safetensors")
     return Checkpoint(model, spec, tokenizer, normalization, _json(folder / "provenance.json"))
 
 
@@ -175,9 +183,9 @@ def _json(path: Path) -> dict:
     return values
 
 
-def _normalization(path: Path) -> Normalization:
+def _normalization(path: Path, state_size: int) -> Normalization:
     values = _json(path)
-    sizes = {"state_mean": STATE_DIM, "state_std": STATE_DIM, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
+    sizes = {"state_mean": state_size, "state_std": state_size, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
     if set(values) != set(sizes):
         raise CheckpointError(f"{path} has keys {sorted(values)}, expected {sorted(sizes)}")
     arrays = {}
@@ -194,33 +202,47 @@ def _normalization(path: Path) -> Normalization:
     return Normalization(**arrays)
 
 
-def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors stores no shared memory: later names of one storage are copies."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return result
-
-
-def _fill(model: PI0ForConditionalGeneration, path: Path) -> None:
-    """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
-    own = model.state_dict()
+def _stored(path: Path) -> dict[str, Lazy]:
     try:
-        with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
-            for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
-                if names:
-                    listed = ", ".join(sorted(names)[:5])
-                    raise CheckpointError(f"{path} {what} {len(names)} tensors, among them {listed}")
-            for name, tensor in own.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != tuple(tensor.shape):
-                    raise CheckpointError(f"{path}: {name} has shape {shape}, expected {tuple(tensor.shape)}")
-                tensor.copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
+        return stored(path)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
-    broken = [name for name, tensor in own.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+
+
+def _allocate(
+    config: PI0Config, spec: PolicySpec, weights: dict[str, Lazy], device: str
+) -> PI0ForConditionalGeneration:
+    """The model in the dtype of its weights, which are not set yet: memory that nobody wrote to takes no room."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(next((w.dtype for w in weights.values() if w.dtype.is_floating_point), before))
+    try:
+        with no_init_weights(), torch.device(device):
+            return create(config, spec)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@torch.no_grad()
+def _fill(model: PI0ForConditionalGeneration, weights: dict[str, Lazy], path: Path) -> None:
+    """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
+    if UNUSED not in weights:
+        model.model.dit.embed_tokens = None
+    own, found = model.state_dict(keep_vars=True), set(weights)
+    for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
+        if names:
+            raise CheckpointError(f"{path} {what} {len(names)} tensors, among them {', '.join(sorted(names)[:5])}")
+    broken = []
+    for name, tensor in own.items():
+        if weights[name].shape != tuple(tensor.shape):
+            expected = tuple(tensor.shape)
+            raise CheckpointError(f"{path}: {name} has shape {weights[name].shape}, expected {expected}")
+        _read_into(tensor, weights[name])
+        broken += [] if finite(tensor) else [name]
     if broken:
         raise CheckpointError(f"{path}: {len(broken)} tensors hold NaN or infinity, among them {broken[0]}")
+
+
+def _read_into(tensor: Tensor, stored: Lazy) -> None:
+    if tensor.dtype != stored.dtype:  # a model of two precisions stays one
+        tensor.data = torch.empty_like(tensor, dtype=stored.dtype)
+    stored.fill(tensor.data)

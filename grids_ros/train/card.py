@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grids_ros.policy.checkpoint import SPACES, Checkpoint, load
+from grids_ros.policy.checkpoint import Checkpoint, load
 
 SMOOTHING = 25  # steps
 
@@ -43,8 +43,8 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         f"- Cameras, in order: {', '.join(spec.cameras)}; tokens per camera: {tokens}",
         f"- Instructions: {'; '.join(facts['data']['instructions'])}",
         f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; {spec.denoising_steps} denoising",
-        f"- State: {SPACES['state']}",
-        f"- Action: {SPACES['action']}",
+        f"- State: {spec.state.meaning}",
+        f"- Action: {spec.action.meaning}",
         f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
         f"- Training: {facts['steps']} steps, seed {facts['stages'][-1]['seed']}, on {facts['hardware']}",
         *(f"  - from step {stage['from_step']}: {_settings(stage)}" for stage in facts["stages"]),
