@@ -11,6 +11,7 @@ provenance.json       what it was trained on, how, and what it scored
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from transformers.initialization import no_init_weights
 
 from grids_ros.policy.grids import attach, tokens_per_camera
 from grids_ros.policy.model import build
-from grids_ros.policy.preprocess import ACTION_DIM, Normalization, Prompt
+from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
 from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
 from grids_ros.policy.weights import Lazy, finite, stored, write
 from grids_ros.sampler import SamplerConfig
@@ -120,8 +121,22 @@ def create(config: PI0Config, spec: PolicySpec) -> PI0ForConditionalGeneration:
     return model.eval()
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write every file of the folder; an existing checkpoint there is replaced file by file, the weights last."""
+def allocate(config: PI0Config, spec: PolicySpec, dtype: torch.dtype, device: str) -> PI0ForConditionalGeneration:
+    """The model of these configurations, its weights not set: memory that nobody wrote to takes no room yet."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with no_init_weights(), torch.device(device):
+            return create(config, spec)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def save(checkpoint: Checkpoint, folder: Path, weights: Mapping[str, Lazy] | None = None) -> None:
+    """Write every file of the folder; an existing checkpoint there is replaced file by file, the weights last.
+
+    weights: in place of the model's own, for one that is not in memory.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     normalization = {f.name: getattr(checkpoint.normalization, f.name).tolist() for f in fields(Normalization)}
     for name, values in (
@@ -132,8 +147,9 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     ):
         (folder / name).write_text(json.dumps(values, indent=2, default=str) + "\n")
     checkpoint.tokenizer.save(str(folder / "tokenizer.json"))
-    tensors = checkpoint.model.state_dict()
-    write(folder / "model.safetensors", {name: Lazy.of(tensor) for name, tensor in tensors.items()})
+    if weights is None:
+        weights = {name: Lazy.of(tensor) for name, tensor in checkpoint.model.state_dict().items()}
+    write(folder / "model.safetensors", weights)
 
 
 def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
@@ -159,14 +175,17 @@ def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
         spec = PolicySpec.from_dict(_json(folder / "grids.json"))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'grids.json'}: {error}") from error
-    normalization = _normalization(folder / "normalization.json", spec.state.size)
+    normalization = read_normalization(folder / "normalization.json", spec.state.size)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of damage
         raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+    if tokenizer.post_processor is None:  # a folder from before the tokenizer said what frames a prompt
+        frame(tokenizer, BEGIN)
     weights = _stored(folder / "model.safetensors")
+    dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
     try:
-        model = _allocate(PI0Config.from_dict(_json(folder / "config.json")), spec, weights, device)
+        model = allocate(PI0Config.from_dict(_json(folder / "config.json")), spec, dtype, device)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
     _fill(model, weights, folder / "model.safetensors")
@@ -183,7 +202,8 @@ def _json(path: Path) -> dict:
     return values
 
 
-def _normalization(path: Path, state_size: int) -> Normalization:
+def read_normalization(path: Path, state_size: int) -> Normalization:
+    """Of a normalization.json, for states of so many numbers. Raises CheckpointError for any other."""
     values = _json(path)
     sizes = {"state_mean": state_size, "state_std": state_size, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
     if set(values) != set(sizes):
@@ -196,8 +216,8 @@ def _normalization(path: Path, state_size: int) -> Normalization:
             raise CheckpointError(f"{path}: {name} is no list of numbers: {error}") from error
         if array.shape != (size,) or not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} has shape {array.shape}, expected ({size},) of finite numbers")
-        if name.endswith("std") and (array <= 0.0).any():
-            raise CheckpointError(f"{path}: {name} is not positive")
+        if name.endswith("std") and (array == 0.0).any():
+            raise CheckpointError(f"{path}: {name} has a zero, which nothing can be divided by")
         arrays[name] = array
     return Normalization(**arrays)
 
@@ -207,19 +227,6 @@ def _stored(path: Path) -> dict[str, Lazy]:
         return stored(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
-
-
-def _allocate(
-    config: PI0Config, spec: PolicySpec, weights: dict[str, Lazy], device: str
-) -> PI0ForConditionalGeneration:
-    """The model in the dtype of its weights, which are not set yet: memory that nobody wrote to takes no room."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(next((w.dtype for w in weights.values() if w.dtype.is_floating_point), before))
-    try:
-        with no_init_weights(), torch.device(device):
-            return create(config, spec)
-    finally:
-        torch.set_default_dtype(before)
 
 
 @torch.no_grad()

@@ -74,6 +74,20 @@ def _from_steps(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -
     return ActionChunk(stamp_ns, times, positions, np.array(quaternions), actions[:, 6])
 
 
+def _less_state(pose: Pose) -> np.ndarray:
+    turn = Rotation.from_quat(pose.quaternion).as_rotvec()
+    return np.concatenate([LIBERO_METRES * pose.position, LIBERO_RADIANS * turn, [0.0]])
+
+
+def _to_steps_less_state(pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+    return _to_steps(pose, positions, quaternions, gripper) - _less_state(pose)
+
+
+def _from_steps_less_state(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
+    return _from_steps(stamp_ns, pose, actions + _less_state(pose), step_s)
+
+
+LIBERO_METRES, LIBERO_RADIANS = 0.05, 0.5  # what 1 is worth to robosuite's OSC_POSE controller
 MATRIX = StateSpace(
     "position 3 [m] | rotation matrix columns 1, 2 (6) | gripper opening 1 [m]; tool frame in base frame",
     STATE_DIM,
@@ -105,5 +119,10 @@ STEPS = ActionSpace(
     _to_steps,
     _from_steps,
 )
+STEPS_LESS_STATE = ActionSpace(
+    f"{STEPS.meaning}; less {LIBERO_METRES} of the measured position and {LIBERO_RADIANS} of the rotation vector",
+    _to_steps_less_state,
+    _from_steps_less_state,
+)
 STATES = {space.meaning: space for space in (MATRIX, VECTOR, FINGERS)}
-ACTIONS = {space.meaning: space for space in (RELATIVE, ABSOLUTE, STEPS)}
+ACTIONS = {space.meaning: space for space in (RELATIVE, ABSOLUTE, STEPS, STEPS_LESS_STATE)}
