@@ -133,6 +133,7 @@ def edit(folder, name, change):
         ("grids.json", lambda v: v["sampler"].update(tokens=5), r"has shape \(8.*expected \(10"),
         ("grids.json", lambda v: v.update(sampler=None), "lacks 2 tensors, among them .*projector.linear"),
         ("grids.json", lambda v: v.update(stem=None), "tensors, among them"),
+        ("config.json", lambda v: v.update(model_type="smolvla"), "model_type is 'smolvla', expected 'pi0'"),
         ("config.json", lambda v: v["dit_config"].update(hidden_size=64), "expected"),
         ("normalization.json", lambda v: v.update(state_std=[1.0]), r"state_std has shape \(1,\), expected \(10,\)"),
         ("normalization.json", lambda v: v["action_std"].__setitem__(0, 0.0), "action_std has a zero"),

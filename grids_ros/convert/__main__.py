@@ -18,7 +18,6 @@ from grids_ros.convert.conventions import CONVENTIONS, Convention, Gripper, norm
 from grids_ros.convert.found import ConversionError, Found
 from grids_ros.convert.source import json_of, local, tensors_in
 from grids_ros.policy.checkpoint import (
-    UNUSED,
     Checkpoint,
     CheckpointError,
     PolicySpec,
@@ -26,6 +25,7 @@ from grids_ros.policy.checkpoint import (
     read_normalization,
     save,
 )
+from grids_ros.policy.model import UNUSED
 from grids_ros.policy.preprocess import Normalization, frame
 from grids_ros.policy.weights import Lazy, finite
 from grids_ros.train.card import write_card
@@ -81,7 +81,8 @@ def convert(options: argparse.Namespace) -> tuple[Found, Checkpoint]:
     model = allocate(names.config_of(weights, found), spec, dtype, "meta")
     if spec.sampler:
         weights = {sampler.beside(name): tensor for name, tensor in weights.items()}
-    names.complete(weights, {n: tensor.shape for n, tensor in model.state_dict().items() if n != UNUSED})
+    unused = {f"{name}.weight" for name in UNUSED}
+    names.complete(weights, {n: tensor.shape for n, tensor in model.state_dict().items() if n not in unused})
     origin = {"from": options.source, "kind": found.kind, "sampler": variant, "convention": options.convention}
     count = sum(math.prod(tensor.shape) for tensor in weights.values())
     checkpoint = Checkpoint(model, spec, tokenizer, statistics, {"converted": origin, "parameters": count})

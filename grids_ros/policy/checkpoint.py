@@ -1,6 +1,6 @@
 """A policy as one folder, that says everything needed to run it, and an error for every way it can be broken.
 
-config.json           transformers' PI0Config
+config.json           transformers' configuration: PI0Config
 grids.json            sampler, stem, cameras in order, prompt length, chunk timing, what states and actions mean
 model.safetensors     every tensor of the model, the sampler's included
 tokenizer.json        of the `tokenizers` library
@@ -20,19 +20,15 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PI0Config, PI0ForConditionalGeneration
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.grids import attach, tokens_per_camera
-from grids_ros.policy.model import build
 from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
 from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
 from grids_ros.policy.weights import Lazy, finite, stored, write
 from grids_ros.sampler import SamplerConfig
-
-# Gemma brings an embedding of words for the action expert, which is never shown a word: 0.5 GB at full size. A folder
-# may leave it out, and one that has it is none the worse.
-UNUSED = "model.dit.embed_tokens.weight"
 
 
 class CheckpointError(ValueError):
@@ -89,7 +85,7 @@ class PolicySpec:
 class Checkpoint:
     """A loaded folder, or one about to be saved."""
 
-    model: PI0ForConditionalGeneration
+    model: PreTrainedModel
     spec: PolicySpec
     tokenizer: Tokenizer
     normalization: Normalization
@@ -109,19 +105,19 @@ class Checkpoint:
             tokenizer=self.tokenizer,
             length=self.spec.prompt_length,
             placeholders=len(self.spec.cameras) * tokens_per_camera(self.model),
-            image_token=self.model.config.vlm_config.image_token_id,
+            image_token=backbone_of(self.model.config.model_type).image_token(self.model.config),
         )
 
 
-def create(config: PI0Config, spec: PolicySpec) -> PI0ForConditionalGeneration:
+def create(config: PretrainedConfig, spec: PolicySpec) -> PreTrainedModel:
     """The model of these configurations, with random weights, in evaluation mode."""
-    model = build(config, spec.stem)
+    model = backbone_of(config.model_type).build(config, spec.stem)
     if spec.sampler:
         attach(model, spec.sampler)
     return model.eval()
 
 
-def allocate(config: PI0Config, spec: PolicySpec, dtype: torch.dtype, device: str) -> PI0ForConditionalGeneration:
+def allocate(config: PretrainedConfig, spec: PolicySpec, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The model of these configurations, its weights not set: memory that nobody wrote to takes no room yet."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -185,7 +181,8 @@ def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
     weights = _stored(folder / "model.safetensors")
     dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
     try:
-        model = allocate(PI0Config.from_dict(_json(folder / "config.json")), spec, dtype, device)
+        values = _json(folder / "config.json")
+        model = allocate(backbone_of(values.get("model_type")).configure(values), spec, dtype, device)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
     _fill(model, weights, folder / "model.safetensors")
@@ -230,10 +227,12 @@ def _stored(path: Path) -> dict[str, Lazy]:
 
 
 @torch.no_grad()
-def _fill(model: PI0ForConditionalGeneration, weights: dict[str, Lazy], path: Path) -> None:
+def _fill(model: PreTrainedModel, weights: dict[str, Lazy], path: Path) -> None:
     """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
-    if UNUSED not in weights:
-        model.model.dit.embed_tokens = None
+    for name in backbone_of(model.config.model_type).UNUSED:
+        if f"{name}.weight" not in weights:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, None)
     own, found = model.state_dict(keep_vars=True), set(weights)
     for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
         if names:
