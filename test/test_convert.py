@@ -161,7 +161,7 @@ def test_cameras_are_chosen_and_named_in_the_order_of_the_model(tmp_path, capsys
     source = save_lerobot(tmp_path / "theirs", pi0())
 
     def named(*cameras):
-        return convert(source, tmp_path / "ours", *FOLLOWED, "--cameras", *cameras).spec.cameras
+        return convert(source, tmp_path / cameras[0], *FOLLOWED, "--cameras", *cameras).spec.cameras
 
     assert named("left_wrist_0_rgb=wrist", "base_0_rgb=base") == ("base", "wrist")
     assert named("left_wrist_0_rgb") == ("left_wrist_0_rgb",)
@@ -200,8 +200,8 @@ def test_a_base_without_statistics_needs_those_of_some_data(tmp_path, capsys):
     (tmp_path / "stats.json").write_text(json.dumps(STATISTICS))
     save_norm_stats(tmp_path)
     found = [
-        convert(source, tmp_path / "ours", *FOLLOWED, "--statistics", tmp_path / name).normalization
-        for name in ("stats.json", "norm_stats.json", "ours/normalization.json")
+        convert(source, tmp_path / str(index), *FOLLOWED, "--statistics", tmp_path / name).normalization
+        for index, name in enumerate(("stats.json", "norm_stats.json", "1/normalization.json"))
     ]
     for one in found:
         np.testing.assert_allclose(one.action_mean, STATISTICS["action"]["mean"])
@@ -276,6 +276,14 @@ def test_a_hub_id_asks_for_weights_and_settings_only(tmp_path, monkeypatch, caps
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     said = refuse(capsys, "somebody/pi0_mine", tmp_path / "out", *FOLLOWED)
     assert "the hub does not give it: cannot find" in said
+
+
+def test_nothing_is_written_over(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    assert main([str(source), "--out", str(source), *FOLLOWED]) == 1
+    assert "holds something already" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 
 # --- openpi --------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def find(folder: Path) -> Found:
 
 def convert(options: argparse.Namespace) -> tuple[Found, Checkpoint]:
     """Write the folder; the model of what is returned has shapes and no weights. Raises ConversionError."""
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ConversionError(f"{options.out} holds something already, expected a folder that is empty or not there")
     folder = local(options.source)
     found = find(folder)
     statistics = normalize(found, CONVENTIONS[options.convention], options)
