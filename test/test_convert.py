@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -184,6 +185,16 @@ def test_what_cannot_be_followed_is_refused(tmp_path, capsys):
     for name, (change, expected) in changes.items():
         source = save_lerobot(tmp_path / name, pi0(), **change)
         assert expected in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    source = save_lerobot(tmp_path / "degrees", pi0())
+    (tmp_path / "stats.json").write_text(
+        json.dumps({name: {"mean": [40.0] * 7, "std": [9.0] * 7} for name in STATISTICS})
+    )
+    said = refuse(capsys, source, tmp_path / "out", *FOLLOWED, "--statistics", tmp_path / "stats.json")
+    assert "mean state is at (40, 40, 40) m" in said
+    said = refuse(capsys, source, tmp_path / "out", *LIBERO, "--gripper", 1, 0, 0.08)
+    assert "settled by this convention" in said
+    said = refuse(capsys, source, tmp_path / "out", *FOLLOWED, "--gripper", 1, 1, 0.08)
+    assert "expected two different numbers" in said
     source = save_lerobot(tmp_path / "ok", pi0())
     said = refuse(capsys, source, tmp_path / "out", "--convention", "grids", "--rate", 10)
     assert "the states are 7 numbers, this convention has 10" in said and "absolute 7 and 7" in said
@@ -231,9 +242,9 @@ def test_wrong_tensors_are_named(change, expected, tmp_path, capsys):
     tensors = load_file(source / "model.safetensors")
     change(tensors)
     save_file(tensors, source / "model.safetensors")
-    assert main([str(source), "--out", str(tmp_path / "out"), *FOLLOWED]) == 1
-    assert expected in capsys.readouterr().err
-    assert not (tmp_path / "out" / "model.safetensors").exists()
+    before = sorted(tmp_path.iterdir())
+    assert expected in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_missing_files_are_named(tmp_path, capsys):
@@ -284,6 +295,20 @@ def test_nothing_is_written_over(tmp_path, capsys):
     assert main([str(source), "--out", str(source), *FOLLOWED]) == 1
     assert "holds something already" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (("--rate", "0"), "--rate is 0, expected more than 0"),
+        (("--margin", "0.5"), r"--margin is 0.5, expected a value in \[0, 0.5\)"),
+        (("--convention", "joints"), "choose from .*grids.*absolute.*libero"),
+    ],
+)
+def test_options_out_of_range_name_the_valid_ones(option, expected, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path / "out"), *FOLLOWED, *option])
+    assert re.search(expected, capsys.readouterr().err)
 
 
 # --- openpi --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers import Tokenizer
@@ -56,6 +57,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rate > 0.0:
         parser.error(f"--rate is {options.rate:g}, expected more than 0")
+    if not 0.0 <= options.margin < 0.5:
+        parser.error(f"--margin is {options.margin:g}, expected a value in [0, 0.5)")
     return options
 
 
@@ -88,8 +91,12 @@ def convert(options: argparse.Namespace) -> tuple[Found, Checkpoint]:
     origin = {"from": options.source, "kind": found.kind, "sampler": variant, "convention": options.convention}
     count = sum(math.prod(tensor.shape) for tensor in weights.values())
     checkpoint = Checkpoint(model, spec, tokenizer, statistics, {"converted": origin, "parameters": count})
-    save(checkpoint, options.out, {name: as_dtype(name, tensor, dtype) for name, tensor in weights.items()})
-    write_card(checkpoint, options.out / "README.md")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=options.out.parent) as unfinished:  # nothing of a checkpoint that breaks off is left
+        folder = Path(unfinished) / options.out.name
+        save(checkpoint, folder, {name: as_dtype(name, tensor, dtype) for name, tensor in weights.items()})
+        write_card(checkpoint, folder / "README.md")
+        folder.rename(options.out)
     return found, checkpoint
 
 

@@ -30,6 +30,7 @@ from grids_ros.policy.spaces import (
     StateSpace,
 )
 
+REACH = 5.0  # [m]; angles of joints in degrees, and positions in millimetres, are beyond it
 NOTHING = 2e-6  # no more than what openpi adds to a deviation of zero
 JOINTS = re.compile(r"joint|shoulder|elbow|waist|forearm|wrist_|\.pos$|^j\d", re.IGNORECASE)
 
@@ -86,7 +87,8 @@ def normalization(found: Found, convention: Convention, gripper: Gripper | None)
     """Of states and actions in [m] and [rad], from statistics in the convention's units.
 
     gripper: what the numbers mean where the convention leaves it open. Raises ConversionError for actions of joints,
-    numbers of another count, missing statistics, or a gripper that the convention has settled.
+    numbers of another count, missing statistics, states that can be no positions, or a gripper that the convention
+    has settled.
     """
     refuse_joints(found)
     if gripper and convention.gripper:
@@ -104,6 +106,12 @@ def normalization(found: Found, convention: Convention, gripper: Gripper | None)
         actions = _in_metres(actions, of_actions)
     if gripper:
         states = _in_metres(states, gripper)
+    place = states.mean[:3]
+    if np.linalg.norm(place) > REACH:
+        raise ConversionError(
+            f"the mean state is at ({', '.join(f'{x:.3g}' for x in place)}) m, out of any arm's reach: are these "
+            "joints, or other units?"
+        )
     return Normalization(states.mean, states.std, actions.mean, actions.std)
 
 

@@ -56,14 +56,17 @@ def _steps(folder: Path, name: str) -> dict[str, dict]:
     """The steps of a processor by their names."""
     path = folder / name
     if not path.is_file():
-        raise ConversionError(f"{folder} lacks {name}, which says how states and actions are normalised")
-    return {step.get("registry_name", step.get("class", "?")): step for step in json_of(path)["steps"]}
+        raise ConversionError(
+            f"{folder} lacks {name}, which says how states and actions are normalised; lerobot before 0.4 wrote none, "
+            "and has a migration script for it"
+        )
+    return {step.get("registry_name", step.get("class", "?")): step for step in json_of(path).get("steps", [])}
 
 
 def _cameras(config: dict, renaming: dict) -> dict[str, str]:
     """Image features in order, each with the name that the robot's camera had in the data set."""
     earlier = {theirs: own for own, theirs in renaming.get("config", {}).get("rename_map", {}).items()}
-    features = [name for name, feature in config["input_features"].items() if feature["type"] == "VISUAL"]
+    features = [name for name, feature in config["input_features"].items() if feature.get("type") == "VISUAL"]
     real = [name for name in features if not name.startswith(f"{IMAGES}empty_camera_")]  # nothing is ever seen there
     return {_last(name): _last(earlier.get(name, name)) for name in real}
 
@@ -76,7 +79,7 @@ def _scale(folder: Path, step: dict | None, feature: str, kind: str) -> Scale | 
     """How a feature is normalised, or None where no statistics are kept: lerobot then leaves it as it is."""
     if step is None or "state_file" not in step:
         return None
-    mode, least = step["config"]["norm_map"].get(kind, "IDENTITY"), step["config"].get("eps", 1e-8)
+    mode, least = step["config"].get("norm_map", {}).get(kind, "IDENTITY"), step["config"].get("eps", 1e-8)
     kept = {
         name.removeprefix(f"{feature}."): tensor.read().double().numpy().ravel()
         for name, tensor in tensors_in(folder / step["state_file"]).items()
