@@ -139,6 +139,15 @@ def test_the_word_embedding_is_found_under_either_name(tmp_path):
     assert same_weights(convert(source, tmp_path / "both", *FOLLOWED).model, model)
 
 
+def test_the_vision_tower_is_named_as_by_transformers_4_or_5(tmp_path):
+    model = pi0()
+    source = save_lerobot(tmp_path / "theirs", model)
+    newer = {name.replace(".vision_model.", "."): tensor for name, tensor in lerobot_names(model).items()}
+    assert set(newer) != set(lerobot_names(model))
+    save_file(newer, source / "model.safetensors")
+    assert same_weights(convert(source, tmp_path / "ours", *FOLLOWED).model, model)
+
+
 def test_weights_in_several_files(tmp_path):
     model = pi0()
     source = save_lerobot(tmp_path / "theirs", model)

@@ -46,9 +46,11 @@ def test_nothing_half_written_has_the_name(tmp_path):
     assert not (tmp_path / "file").exists()
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.0, True), (float("nan"), False), (float("-inf"), False)])
-def test_one_number_that_is_none_is_found(value, expected, monkeypatch):
-    monkeypatch.setattr(weights, "PART", 4)
-    tensor = torch.ones(5, 5, dtype=torch.bfloat16)
-    tensor[4, 4] = value
-    assert finite(tensor) is expected
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 12, 24])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_none_is_found(dtype, place, value):
+    tensor = torch.ones(5, 5, dtype=dtype)
+    assert finite(tensor)
+    tensor.view(-1)[place] = value
+    assert not finite(tensor)
