@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -162,6 +163,8 @@ class Ros:
         self._bench_spinner.stop()
         for node in (*self._nodes, self.bench):
             node.destroy_node()
+        del self._nodes, self.bench, node
+        gc.collect()  # a participant that stayed would keep its index; a process finds others by the low ones only
 
 
 class Arm:

@@ -18,7 +18,7 @@ from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise, wilson
 from grids_ros.sim.expert import Expert
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, Task
+from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, Task, task_of
 
 DELAY_S = 0.06
 RED, GREEN, BLUE = LIFT_TASKS
@@ -112,6 +112,28 @@ def test_the_right_cube_on_the_wrong_one_is_a_mistake(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 6.0)
     _, result = result_of(Oracle(scene, Task("stack", "red", "blue")), scene, Task("stack", "red", "green"), 208)
     assert not result.success and result.wrong == ("blue",)
+
+
+def test_an_instruction_swapped_before_contact_counts_from_then_on(scene):
+    class Obedient(Oracle):
+        """Does what it was told last."""
+
+        def infer(self, observation: Observation, continuation=None) -> PolicyOutput:
+            if not self.seen or self.seen[-1].instruction != observation.instruction:
+                self._expert = Expert(task_of(observation.instruction))
+            return super().infer(observation, continuation)
+
+    policy = Obedient(scene, RED)
+    *_, result = play(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
+    told = [seen.instruction for seen in policy.seen]
+    assert told == sorted(told, reverse=True) and set(told) == {RED.instruction, BLUE.instruction}
+    assert result.success and result.wrong == () and result.colour == "blue"
+
+
+def test_a_policy_that_goes_on_with_what_it_was_told_first_fails(scene, monkeypatch):
+    monkeypatch.setattr(episode, "LIMIT_S", 6.0)
+    *_, result = play(Oracle(scene, RED), scene, BLUE, 210, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
+    assert not result.success and result.wrong == ("red",)
 
 
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):

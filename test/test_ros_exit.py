@@ -1,4 +1,4 @@
-"""A node that was asked to end has given its DDS participant back before the process's exit handlers run."""
+"""A node that ended has given its DDS participant back: before the exit handlers run, and if the process goes on."""
 
 import os
 import subprocess
@@ -18,6 +18,38 @@ threads = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/s
 assert not any(name.startswith(("dds.udp", "dds.ev")) for name in threads), threads
 sys.exit(code)
 """
+
+EMBEDDED = """
+import gc, pathlib, sys
+import rclpy
+from rclpy.parameter import Parameter
+from grids_ros.ros.follower_node import FollowerNode
+from grids_ros.ros.policy_node import PolicyNode
+
+def live(node_class, **settings):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [Parameter(name, value=value) for name, value in settings.items()]
+    node = node_class(context=context, parameter_overrides=overrides)
+    assert node.trigger_configure().name == node.trigger_activate().name == "SUCCESS"
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+live(PolicyNode, checkpoint=sys.argv[1])
+live(FollowerNode)
+live(PolicyNode, checkpoint=sys.argv[1])
+gc.collect()
+threads = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+assert not any(name.startswith(("dds.udp", "dds.ev")) for name in threads), threads
+"""
+
+
+def test_nodes_that_were_active_leave_nothing_behind_in_a_process_that_goes_on(checkpoint):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain())}
+    command = [sys.executable, "-c", EMBEDDED, str(checkpoint)]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("node", ["policy_node", "follower_node", "sim_node"])

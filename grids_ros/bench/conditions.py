@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,17 +76,24 @@ class Bench:
         self._wait(self._trace.moving, "the arm moves")
 
     def _watch(self, condition: str, seconds: float, moving: bool) -> dict[str, object]:
-        """How the period is kept for so long. moving: instructions in turn; else there is none, and the arm holds."""
+        """How the period is kept for so long, by the follower and by a bare loop beside it.
+
+        moving: instructions in turn; else there is none, and the arm holds.
+        """
         self._conductor.say("")
         self._conductor.rest(SETTLE_S)
         self._trace.restart()
         tasks = itertools.cycle(LIFT_TASKS)
-        for start in np.arange(0.0, seconds, SPEAK_EVERY_S):
-            if moving:
-                self._conductor.say(next(tasks).instruction)
-            self._conductor.rest(min(SPEAK_EVERY_S, seconds - start))
+        command = [sys.executable, "-m", "grids_ros.bench.bare", str(seconds)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as bare:
+            for start in np.arange(0.0, seconds, SPEAK_EVERY_S):
+                if moving:
+                    self._conductor.say(next(tasks).instruction)
+                self._conductor.rest(min(SPEAK_EVERY_S, seconds - start))
+            self._wait(lambda: bare.poll() is not None, "the bare loop has ended")
+            beside = json.loads(bare.stdout.read())
         self.stamps[condition], _ = self._trace.commands()
-        return period_figures(self.stamps[condition], FOLLOWER.period_s)
+        return {**period_figures(self.stamps[condition], FOLLOWER.period_s), "bare": beside}
 
     def _kill_in_motion(self) -> dict[str, object]:
         """kill -9, watch the hold, start the policy again, see the arm go on."""

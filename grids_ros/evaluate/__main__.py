@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.timeline import JOINS
-from grids_ros.evaluate.episode import Result, Step, play
+from grids_ros.evaluate.episode import Detour, Result, Step, play
 from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.scene import Scene
@@ -43,11 +43,11 @@ def prepare(checkpoint: Path, tokens: int | None, ood: str | None) -> None:
     _mine = policy, Scene(ood=ood)
 
 
-def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None) -> Result:
+def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None, detour: Detour | None) -> Result:
     """One episode in a worker process; its result, and its film when there is a folder for it."""
     policy, scene = _mine
     film = Video(video / f"{seed}_{task.colour}.mp4") if video else None
-    for event in play(policy, scene, task, seed, repeat(delay_s), replace(FOLLOWER, join=join)):
+    for event in play(policy, scene, task, seed, repeat(delay_s), replace(FOLLOWER, join=join), detour):
         if isinstance(event, Result):
             if film:
                 film.close()
@@ -62,9 +62,13 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
     kept = options.checkpoint, options.tokens, options.ood
+    how = options.delay / 1e3, options.join, options.video
     with ProcessPoolExecutor(workers, get_context("spawn"), prepare, kept) as pool:
-        how = options.delay / 1e3, options.join, options.video
-        jobs = [pool.submit(run, tasks[i % len(tasks)], options.seed + i, *how) for i in range(options.episodes)]
+        jobs = []
+        for i in range(options.episodes):
+            task, other = tasks[i % len(tasks)], tasks[(i + 1) % len(tasks)]
+            detour = Detour(other, options.swap) if options.swap else None
+            jobs.append(pool.submit(run, task, options.seed + i, *how, detour))
         won, results = 0, []
         with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:
             for job in bar:
@@ -85,6 +89,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--delay", type=float, default=60.0, help="observation to chunk [ms] (default: %(default)s)")
     parser.add_argument("--join", choices=JOINS, default=FOLLOWER.join, help="of chunks (default: %(default)s)")
+    parser.add_argument(
+        "--swap", type=float, metavar="M", help="ask for another cube first, until the tool is so near to it [m]"
+    )
     parser.add_argument("--video", type=Path, help="folder for an MP4 of each episode")
     parser.add_argument("--json", type=Path, help="file for the last line of output as well")
     parser.add_argument("--card", action="store_true", help="write the result into the checkpoint's card as well")
@@ -94,6 +101,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
     if not options.delay >= 0.0:
         parser.error(f"--delay is {options.delay}, expected at least 0")
+    if options.swap is not None and not options.swap > 0.0:
+        parser.error(f"--swap is {options.swap}, expected more than 0")
     if not options.checkpoint.is_dir():
         parser.error(f"checkpoint folder {options.checkpoint} does not exist")
     return options
@@ -117,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.video.mkdir(parents=True, exist_ok=True)
     results, tokens = evaluate(options), policy.tokens_per_camera
     setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
-    timing = {"delay_ms": options.delay, "join": options.join}
+    timing = {"delay_ms": options.delay, "join": options.join, "swap_m": options.swap}
     summary = {**setting, **timing, **summarise(results)}
     if options.card:
         record_evaluation(options.checkpoint, summary)

@@ -32,6 +32,19 @@ class Infers(Protocol):
     def infer(self, observation: Observation, *, continuation: Continuation | None = None) -> PolicyOutput: ...
 
 
+@dataclass(frozen=True)
+class Detour:
+    """Another task is asked for at first, until the tool's centre is so near the cube that it names [m]."""
+
+    task: Task
+    until_m: float
+
+    def over(self, scene: Scene) -> bool:
+        """Whether the tool has come as near as that."""
+        away = scene.object_positions()[self.task.colour] - scene.tool_pose().position
+        return bool(np.linalg.norm(away) <= self.until_m)
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One inference, for whoever watches: what was seen and what came of it."""
@@ -67,16 +80,23 @@ class Result:
 
 
 def play(
-    policy: Infers, scene: Scene, task: Task, seed: int, delays: Iterator[float], config: FollowerConfig = FOLLOWER
+    policy: Infers,
+    scene: Scene,
+    task: Task,
+    seed: int,
+    delays: Iterator[float],
+    config: FollowerConfig = FOLLOWER,
+    detour: Detour | None = None,
 ) -> Iterator[Step | Tick | Result]:
     """Yield every inference and every tick, then the Result.
 
     delays: for each inference the simulated time from its observation to its chunk's arrival at the follower [s]. As
-    on the robot, the next inference does not start before. config: of the follower.
+    on the robot, the next inference does not start before. config: of the follower. detour: what is asked for before
+    `task`, which alone counts.
     """
     scene.reset(seed)
     buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
-    buffer.instruction = task.instruction
+    buffer.instruction = detour.task.instruction if detour else task.instruction
     follower, continuity, monitor = Follower(config), Continuity(), SuccessMonitor(task)
     ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * config.period_s))
     arriving: Arriving = None
@@ -104,6 +124,8 @@ def play(
         yield Tick(now_ns, command, follower.chunk)
         scene.step(command.pose if command else None, command.gripper if command else None, config.period_s)
         tick += 1
+        if detour and detour.over(scene):
+            buffer.instruction, detour = task.instruction, None
         success = monitor.update(scene)
         wrong.update(task.wrong(scene))
     coordinates = {name: np.stack(points) for name, points in seen.items() if points}

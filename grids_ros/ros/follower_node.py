@@ -106,11 +106,13 @@ class FollowerNode(ManagedNode):
             self._target.header.stamp = conversions.to_stamp(self._now())
             self._target_publisher.publish(self._target)
         self._follower = None
+        gc.unfreeze()
 
     def close(self) -> None:
         """End the control thread, for the process ends."""
         if self._metronome is not None:
             self._metronome.stop()
+            gc.unfreeze()
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds

@@ -187,7 +187,6 @@ def run(
         node.destroy_node()
         code = getattr(node, "exit_code", 0)
         del node, executor
-        gc.unfreeze()
         gc.collect()  # frees the DDS participant here and now: left to the process's exit handlers, it can hang there
         rclpy.try_shutdown()
     return code

@@ -132,6 +132,7 @@ class PolicyNode(ManagedNode):
             self._active = False  # from here on nothing is published, whatever is still being computed
         self._worker.stop()
         self._worker, self._ticking = None, []
+        gc.unfreeze()
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""

@@ -94,19 +94,24 @@ def _closed_loop(evaluations: list[dict]) -> list[str]:
         low, high = (f"{100 * bound:.0f}" for bound in one["wilson_95"])
         took = f"{one['time_to_success_s']} s" if one["time_to_success_s"] is not None else ""
         lines.append(
-            f"| {one['task']} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | {one['join']}, "
-            f"{one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
+            f"| {one['task']}{_swapped(one)} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | "
+            f"{one['join']}, {one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
             f"{one['wrong_objects']} | {took} |"
         )
     return lines
 
 
+def _swapped(evaluation: dict) -> str:
+    near_m = evaluation.get("swap_m")
+    return f", another cube named first, until {100 * near_m:g} cm from it" if near_m else ""
+
+
 def record_evaluation(folder: Path, evaluation: dict) -> None:
     """Add what a checkpoint scored in closed loop to its provenance.json and its card; the same question replaces."""
     checkpoint = load(folder)
-    asked = ("task", "ood", "first_seed", "tokens_per_camera", "join", "delay_ms")
+    asked = ("task", "ood", "first_seed", "tokens_per_camera", "join", "delay_ms", "swap_m")
     earlier = checkpoint.provenance.get("evaluations", [])
-    others = [one for one in earlier if any(one[name] != evaluation[name] for name in asked)]
+    others = [one for one in earlier if any(one.get(name) != evaluation.get(name) for name in asked)]
     checkpoint.provenance["evaluations"] = [*others, evaluation]
     (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
     write_card(checkpoint, folder / "README.md")

@@ -24,6 +24,8 @@ from grids_ros.train.losses import Batch, LocationHeads, losses
 from grids_ros.train.places import places
 
 STATE_NOISE = 0.05  # standard deviation added to the normalised state
+BRIGHTNESS = 0.15  # standard deviation of an image's gain and, in units of half its range, of its offset
+TINT = 0.05  # and of the gain of each colour: more, and a red cube is an orange one
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ class Batches:
         rows = np.sort(self._draw(step, rng))
         images, shifts = _shift(self._samples.images[rows], self._recipe.shift, rng)
         pixels = to_pixels(images)
-        gain, bias = (torch.from_numpy(rng.normal(0.0, 0.1, (*pixels.shape[:2], 1, 1, 1))).float() for _ in range(2))
+        shape = (*pixels.shape[:2], 1, 1, 1)
+        gain = 1.0 + rng.normal(0.0, BRIGHTNESS, shape) + rng.normal(0.0, TINT, (*shape[:2], 3, 1, 1))
+        bias = rng.normal(0.0, BRIGHTNESS, shape)
         noise = rng.normal(0.0, STATE_NOISE, self._states[rows].shape)
         return Batch(
-            pixels=(pixels * (1.0 + gain) + bias).clamp_(-1.0, 1.0),
+            pixels=(pixels * torch.from_numpy(gain).float() + torch.from_numpy(bias).float()).clamp_(-1.0, 1.0),
             input_ids=torch.from_numpy(self._ids[rows]),
             attention_mask=torch.from_numpy(self._masks[rows]),
             state=torch.from_numpy(self._states[rows] + noise).float(),
