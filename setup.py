@@ -42,6 +42,7 @@ setup(
             "sim_node = grids_ros.ros.sim_node:main",
             "record = grids_ros.data.record:main",
             "train = grids_ros.train.__main__:main",
+            "convert = grids_ros.convert.__main__:main",
             "evaluate = grids_ros.evaluate.__main__:main",
             "replay = grids_ros.replay.__main__:main",
         ]

@@ -1,4 +1,4 @@
-"""python -m grids_ros demo, sim, record, train, evaluate, replay or bench: each imports what it needs when called."""
+"""python -m grids_ros COMMAND: one of those below, each of which imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ SUMMARIES = {
     "sim": "only the simulated arm, as a ROS 2 node; takes --ros-args",
     "record": "scripted demonstrations as rosbag2",
     "train": "a policy from bags",
+    "convert": "a checkpoint of lerobot, openpi or the GridS authors as one of ours",
     "evaluate": "a checkpoint in closed loop, without ROS",
     "replay": "a checkpoint scored on recorded bags, without ROS",
     "bench": "what is promised of time, measured: bench realtime, bench model",
@@ -53,6 +54,12 @@ def train(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def convert(arguments: Sequence[str]) -> int:
+    from grids_ros.convert.__main__ import main
+
+    return main(arguments)
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     from grids_ros.evaluate.__main__ import main
 
@@ -73,7 +80,7 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, evaluate, replay, bench)
+    command.__name__: command for command in (demo, sim, record, train, convert, evaluate, replay, bench)
 }
 
 

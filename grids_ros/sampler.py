@@ -6,7 +6,8 @@
 The published implementations disagree about what a coordinate means, and weights do not carry over from one
 meaning to the other, so a checkpoint names its variant in `SamplerConfig`:
 - `align_corners=True` (JAX, core PyTorch): pixel = coordinate * (size - 1);
-- `align_corners=False` (LeRobot fork): pixel = coordinate * size - 1/2, replicated at the border;
+- `align_corners=False` (LeRobot fork): pixel = coordinate * size - 1/2; beyond the outermost cell centres the map
+  is replicated, or fades to zero (`border`), as the fork's does;
 - a later variant adds `layer_norm` before the coordinate MLP, against saturation of the sigmoid, `noise` on
   the pooled feature in training, and a `margin` that keeps coordinates off the border.
 """
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor, nn
 
+BORDERS = ("replicate", "zeros")
 COORDINATE_HIDDEN = 512  # width of the coordinate MLP in the paper
 EMBEDDING_HIDDEN = 256  # width of the coordinate embedding in the paper
 
@@ -30,7 +32,8 @@ class SamplerConfig:
     tokens: K, from 1 up. channels: C of the feature map. align_corners: what a coordinate means (see module).
     layer_norm: normalise the pooled feature. margin: coordinates lie in [margin, 1 - margin], in [0, 0.5).
     noise: standard deviation of the Gaussian added to the pooled feature in training.
-    embed_coordinates: add the embedding of the coordinates to the tokens.
+    embed_coordinates: add the embedding of the coordinates to the tokens. border: what lies beyond the outermost cell
+    centres, one of `BORDERS`; matters without align_corners only, for with it no coordinate lies there.
     Raises ValueError for a value out of range.
     """
 
@@ -41,6 +44,7 @@ class SamplerConfig:
     margin: float = 0.0
     noise: float = 0.0
     embed_coordinates: bool = True
+    border: str = "replicate"
 
     def __post_init__(self):
         if self.tokens < 1:
@@ -51,6 +55,8 @@ class SamplerConfig:
             raise ValueError(f"margin is {self.margin}, expected a value in [0, 0.5)")
         if not self.noise >= 0.0:
             raise ValueError(f"noise is {self.noise}, expected at least 0")
+        if self.border not in BORDERS:
+            raise ValueError(f"border is {self.border!r}, expected {' or '.join(map(repr, BORDERS))}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -58,6 +64,7 @@ class SamplerConfig:
     @classmethod
     def from_dict(cls, values: dict) -> SamplerConfig:
         """Raises ValueError when a key is unknown or missing, naming the valid ones."""
+        values = {"border": "replicate", **values}  # what it was before there was a choice
         valid = {f.name for f in fields(cls)}
         if set(values) != valid:
             raise ValueError(f"sampler configuration has keys {sorted(values)}, expected {sorted(valid)}")
@@ -90,6 +97,19 @@ def sample_bilinear(features: Tensor, coordinates: Tensor, align_corners: bool) 
     top = torch.lerp(read(x0, y0), read(x1, y0), wx)
     bottom = torch.lerp(read(x0, y1), read(x1, y1), wx)
     return torch.lerp(top, bottom, wy)
+
+
+def fade(coordinates: Tensor, height: int, width: int) -> Tensor:
+    """How much of the map is left at each coordinate, shape (..., 1), where it is zero beyond its border.
+
+    Bilinear reading then loses in proportion to the distance from the outermost cell centres: half of it at the border.
+    coordinates: (..., 2), without align_corners.
+    """
+    left = []
+    for coordinate, size in zip(coordinates.unbind(-1), (width, height), strict=True):
+        pixel = coordinate * size - 0.5
+        left.append(1.0 - torch.maximum(-pixel, pixel - (size - 1)).clamp(min=0))
+    return (left[0] * left[1]).unsqueeze(-1)
 
 
 def image_fractions(coordinates: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
@@ -163,6 +183,8 @@ class GridSampler(nn.Module):
             raise ValueError(f"features have shape {tuple(features.shape)}, expected (B, H, W, {self.config.channels})")
         coordinates = self.coordinates(features)
         tokens = sample_bilinear(features, coordinates, self.config.align_corners)
+        if self.config.border == "zeros" and not self.config.align_corners:
+            tokens = tokens * fade(coordinates, *features.shape[1:3]).to(tokens.dtype)
         if self.coordinate_embedding is not None:
             tokens = tokens + self.coordinate_embedding(coordinates.to(tokens.dtype))
         return tokens, coordinates

@@ -36,7 +36,9 @@ def test_colcon_installs_launch_config_models_and_the_index(prefix):
         assert all((share / path).read_bytes() == (ROOT / path).read_bytes() for path in ours)
 
 
-@pytest.mark.parametrize("name", ["policy_node", "follower_node", "sim_node", "record", "train", "evaluate", "replay"])
+@pytest.mark.parametrize(
+    "name", ["policy_node", "follower_node", "sim_node", "record", "train", "convert", "evaluate", "replay"]
+)
 def test_ros2_run_finds_every_program(prefix, name):
     program = prefix / "lib" / "grids_ros" / name
     assert os.access(program, os.X_OK)
@@ -90,6 +92,8 @@ def test_the_command_line_names_its_commands_and_refuses_others():
     def call(*arguments):
         return subprocess.run([sys.executable, "-m", "grids_ros", *arguments], cwd=ROOT, capture_output=True, text=True)
 
-    assert all(name in call("--help").stdout for name in ("demo", "sim", "record", "train", "evaluate", "replay"))
+    assert all(
+        name in call("--help").stdout for name in ("demo", "sim", "record", "train", "convert", "evaluate", "replay")
+    )
     refused = call("fly")
     assert refused.returncode == 2 and "unknown command 'fly', expected one of demo" in refused.stderr

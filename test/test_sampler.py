@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grids_ros.sampler import GridSampler, SamplerConfig, image_fractions, sample_bilinear
+from grids_ros.sampler import BORDERS, GridSampler, SamplerConfig, fade, image_fractions, sample_bilinear
 
 sizes = st.integers(1, 9)
 unit = st.floats(0.0, 1.0, width=32)
@@ -62,6 +62,27 @@ def test_agrees_with_torch_inside_the_map(align_corners):
         features.permute(0, 3, 1, 2), points[:, None] * 2 - 1, align_corners=align_corners, padding_mode="border"
     )
     torch.testing.assert_close(sample_bilinear(features, points, align_corners), expected[:, :, 0].permute(0, 2, 1))
+
+
+def test_a_map_that_is_zero_beyond_its_border_agrees_with_torch_anywhere():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 7, 4, generator=generator)
+    inside = torch.rand(3, 40, 2, generator=generator)
+    points = torch.cat([inside, torch.tensor([[(0, 0), (1, 1), (0.02, 0.98), (0.5, 1)]] * 3)], 1)
+    grid = points[:, None] * 2 - 1
+    expected = torch.nn.functional.grid_sample(features.permute(0, 3, 1, 2), grid, align_corners=False)
+    read = sample_bilinear(features, points, align_corners=False) * fade(points, 5, 7)
+    torch.testing.assert_close(read, expected[:, :, 0].permute(0, 2, 1))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_the_border_matters_in_the_outer_half_cells_alone(border):
+    sampler = GridSampler(SamplerConfig(2, 3, align_corners=False, embed_coordinates=False, border=border)).eval()
+    with torch.no_grad():
+        sampler.coordinate_mlp[-1].weight.zero_()
+        sampler.coordinate_mlp[-1].bias.copy_(torch.tensor([0.0, 0.0, -30.0, 0.0]))  # the middle, and the left edge
+    tokens, _ = sampler(torch.ones(1, 4, 4, 3))
+    torch.testing.assert_close(tokens[0, :, 0], torch.tensor([1.0, 0.5 if border == "zeros" else 1.0]))
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -178,6 +199,7 @@ def test_compile_has_no_graph_break_and_keeps_the_result_and_gradient():
         ({"tokens": 1, "channels": 0}, "channels is 0"),
         ({"tokens": 1, "channels": 4, "margin": 0.5}, r"expected a value in \[0, 0.5\)"),
         ({"tokens": 1, "channels": 4, "noise": -1.0}, "noise is -1"),
+        ({"tokens": 1, "channels": 4, "border": "mirror"}, "border is 'mirror', expected 'replicate' or 'zeros'"),
     ],
 )
 def test_configuration_out_of_range_is_refused(values, message):
@@ -190,6 +212,8 @@ def test_configuration_round_trip_and_unknown_key():
     assert SamplerConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="expected .*align_corners"):
         SamplerConfig.from_dict({**config.to_dict(), "scale": 1.0})
+    older = {name: value for name, value in config.to_dict().items() if name != "border"}
+    assert SamplerConfig.from_dict(older) == config
 
 
 def test_a_map_with_other_channels_is_refused():

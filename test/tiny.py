@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
@@ -44,3 +45,10 @@ def save_tiny(folder: Path, **options) -> Path:
     """The same, as a folder."""
     save(tiny(**options), folder)
     return folder
+
+
+def observation(instruction: str = INSTRUCTIONS[0], cameras=("base", "wrist")) -> Observation:
+    """Something to infer on: noise in every camera."""
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for name in cameras}
+    return Observation(7, images, Pose((0.5, 0.1, 0.3), (1.0, 0.0, 0.0, 0.0)), 0.08, instruction)

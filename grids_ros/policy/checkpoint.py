@@ -1,6 +1,6 @@
 """A policy as one folder, that says everything needed to run it, and an error for every way it can be broken.
 
-config.json           transformers' PI0Config
+config.json           transformers' configuration: PI0Config
 grids.json            sampler, stem, cameras in order, prompt length, chunk timing, what states and actions mean
 model.safetensors     every tensor of the model, the sampler's included
 tokenizer.json        of the `tokenizers` library
@@ -11,27 +11,24 @@ provenance.json       what it was trained on, how, and what it scored
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import PI0Config, PI0ForConditionalGeneration
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.grids import attach, tokens_per_camera
-from grids_ros.policy.model import build
-from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, Prompt
+from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
+from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
+from grids_ros.policy.weights import Lazy, finite, stored, write
 from grids_ros.sampler import SamplerConfig
-
-# What the numbers mean. Checkpoints carry it, so that one of another convention is refused and not mistaken.
-SPACES = {
-    "state": "position 3 [m] | rotation matrix columns 1, 2 (6) | gripper opening 1 [m]; tool frame in base frame",
-    "action": "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; "
-    "of the target, relative to the measured tool pose at the observation, in base axes; gripper absolute",
-}
 
 
 class CheckpointError(ValueError):
@@ -44,7 +41,7 @@ class PolicySpec:
 
     cameras: names, in the order of the image tokens. prompt_length: text tokens. step_s: between the steps of a
     chunk [s]. denoising_steps: of the flow. stem: channels of the convolutional stem, or None. sampler: or None for
-    the dense model.
+    the dense model. state, action: what the numbers mean.
     """
 
     cameras: tuple[str, ...]
@@ -53,21 +50,27 @@ class PolicySpec:
     denoising_steps: int
     stem: tuple[int, ...] | None
     sampler: SamplerConfig | None
+    state: StateSpace = MATRIX
+    action: ActionSpace = RELATIVE
 
     def to_dict(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "sampler": self.sampler.to_dict() if self.sampler else None, "spaces": SPACES}
+        spaces = {"state": values.pop("state").meaning, "action": values.pop("action").meaning}
+        return {**values, "sampler": self.sampler.to_dict() if self.sampler else None, "spaces": spaces}
 
     @classmethod
     def from_dict(cls, values: dict) -> PolicySpec:
         """Raises ValueError for missing or unknown keys, or another meaning of states and actions."""
-        expected = {f.name for f in fields(cls)} | {"spaces"}
+        expected = {f.name for f in fields(cls)} - {"state", "action"} | {"spaces"}
         if set(values) != expected:
             raise ValueError(f"keys are {sorted(values)}, expected {sorted(expected)}")
         values = dict(values)
-        spaces = values.pop("spaces")
-        if spaces != SPACES:
-            raise ValueError(f"states and actions mean {spaces}, this package speaks {SPACES}")
+        meanings = values.pop("spaces")
+        for what, spaces in (("state", STATES), ("action", ACTIONS)):
+            if meanings.get(what) not in spaces:
+                known = " or ".join(map(repr, spaces))
+                raise ValueError(f"spaces: {what} means {meanings.get(what)!r}, this package speaks {known}")
+            values[what] = spaces[meanings[what]]
         if not values["cameras"]:
             raise ValueError("cameras is empty, expected at least one name")
         sampler, stem = values.pop("sampler"), values.pop("stem")
@@ -82,7 +85,7 @@ class PolicySpec:
 class Checkpoint:
     """A loaded folder, or one about to be saved."""
 
-    model: PI0ForConditionalGeneration
+    model: PreTrainedModel
     spec: PolicySpec
     tokenizer: Tokenizer
     normalization: Normalization
@@ -102,20 +105,34 @@ class Checkpoint:
             tokenizer=self.tokenizer,
             length=self.spec.prompt_length,
             placeholders=len(self.spec.cameras) * tokens_per_camera(self.model),
-            image_token=self.model.config.vlm_config.image_token_id,
+            image_token=backbone_of(self.model.config.model_type).image_token(self.model.config),
         )
 
 
-def create(config: PI0Config, spec: PolicySpec) -> PI0ForConditionalGeneration:
+def create(config: PretrainedConfig, spec: PolicySpec) -> PreTrainedModel:
     """The model of these configurations, with random weights, in evaluation mode."""
-    model = build(config, spec.stem)
+    model = backbone_of(config.model_type).build(config, spec.stem)
     if spec.sampler:
         attach(model, spec.sampler)
     return model.eval()
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write every file of the folder; an existing checkpoint there is replaced file by file, the weights last."""
+def allocate(config: PretrainedConfig, spec: PolicySpec, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model of these configurations, its weights not set: memory that nobody wrote to takes no room yet."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with no_init_weights(), torch.device(device):
+            return create(config, spec)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def save(checkpoint: Checkpoint, folder: Path, weights: Mapping[str, Lazy] | None = None) -> None:
+    """Write every file of the folder; an existing checkpoint there is replaced file by file, the weights last.
+
+    weights: in place of the model's own, for one that is not in memory.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     normalization = {f.name: getattr(checkpoint.normalization, f.name).tolist() for f in fields(Normalization)}
     for name, values in (
@@ -126,14 +143,16 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     ):
         (folder / name).write_text(json.dumps(values, indent=2, default=str) + "\n")
     checkpoint.tokenizer.save(str(folder / "tokenizer.json"))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    unfinished = folder / "model.safetensors.part"
-    save_file(_untied(tensors), str(unfinished), metadata={"format": "pt"})
-    unfinished.replace(folder / "model.safetensors")
+    if weights is None:
+        weights = {name: Lazy.of(tensor) for name, tensor in checkpoint.model.state_dict().items()}
+    write(folder / "model.safetensors", weights)
 
 
-def load(folder: Path | str) -> Checkpoint:
-    """Read a checkpoint folder. Raises CheckpointError for every missing, broken or disagreeing piece."""
+def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint folder, its weights straight to a torch device: they are never in memory twice.
+
+    Raises CheckpointError for every missing, broken or disagreeing piece.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist")
@@ -152,16 +171,21 @@ def load(folder: Path | str) -> Checkpoint:
         spec = PolicySpec.from_dict(_json(folder / "grids.json"))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / 'grids.json'}: {error}") from error
-    normalization = _normalization(folder / "normalization.json")
+    normalization = read_normalization(folder / "normalization.json", spec.state.size)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of damage
         raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+    if tokenizer.post_processor is None:  # a folder from before the tokenizer said what frames a prompt
+        frame(tokenizer, BEGIN)
+    weights = _stored(folder / "model.safetensors")
+    dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
     try:
-        model = create(PI0Config.from_dict(_json(folder / "config.json")), spec)
+        values = _json(folder / "config.json")
+        model = allocate(backbone_of(values.get("model_type")).configure(values), spec, dtype, device)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
-    _fill(model, folder / "model.safetensors")
+    _fill(model, weights, folder / "model.safetensors")
     return Checkpoint(model, spec, tokenizer, normalization, _json(folder / "provenance.json"))
 
 
@@ -175,9 +199,10 @@ def _json(path: Path) -> dict:
     return values
 
 
-def _normalization(path: Path) -> Normalization:
+def read_normalization(path: Path, state_size: int) -> Normalization:
+    """Of a normalization.json, for states of so many numbers. Raises CheckpointError for any other."""
     values = _json(path)
-    sizes = {"state_mean": STATE_DIM, "state_std": STATE_DIM, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
+    sizes = {"state_mean": state_size, "state_std": state_size, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
     if set(values) != set(sizes):
         raise CheckpointError(f"{path} has keys {sorted(values)}, expected {sorted(sizes)}")
     arrays = {}
@@ -188,39 +213,42 @@ def _normalization(path: Path) -> Normalization:
             raise CheckpointError(f"{path}: {name} is no list of numbers: {error}") from error
         if array.shape != (size,) or not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} has shape {array.shape}, expected ({size},) of finite numbers")
-        if name.endswith("std") and (array <= 0.0).any():
-            raise CheckpointError(f"{path}: {name} is not positive")
+        if name.endswith("std") and (array == 0.0).any():
+            raise CheckpointError(f"{path}: {name} has a zero, which nothing can be divided by")
         arrays[name] = array
     return Normalization(**arrays)
 
 
-def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors stores no shared memory: later names of one storage are copies."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return result
-
-
-def _fill(model: PI0ForConditionalGeneration, path: Path) -> None:
-    """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
-    own = model.state_dict()
+def _stored(path: Path) -> dict[str, Lazy]:
     try:
-        with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
-            for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
-                if names:
-                    listed = ", ".join(sorted(names)[:5])
-                    raise CheckpointError(f"{path} {what} {len(names)} tensors, among them {listed}")
-            for name, tensor in own.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != tuple(tensor.shape):
-                    raise CheckpointError(f"{path}: {name} has shape {shape}, expected {tuple(tensor.shape)}")
-                tensor.copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
+        return stored(path)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
-    broken = [name for name, tensor in own.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, weights: dict[str, Lazy], path: Path) -> None:
+    """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
+    for name in backbone_of(model.config.model_type).UNUSED:
+        if f"{name}.weight" not in weights:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, None)
+    own, found = model.state_dict(keep_vars=True), set(weights)
+    for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
+        if names:
+            raise CheckpointError(f"{path} {what} {len(names)} tensors, among them {', '.join(sorted(names)[:5])}")
+    broken = []
+    for name, tensor in own.items():
+        if weights[name].shape != tuple(tensor.shape):
+            expected = tuple(tensor.shape)
+            raise CheckpointError(f"{path}: {name} has shape {weights[name].shape}, expected {expected}")
+        _read_into(tensor, weights[name])
+        broken += [] if finite(tensor) else [name]
     if broken:
         raise CheckpointError(f"{path}: {len(broken)} tensors hold NaN or infinity, among them {broken[0]}")
+
+
+def _read_into(tensor: Tensor, stored: Lazy) -> None:
+    if tensor.dtype != stored.dtype:  # a model of two precisions stays one
+        tensor.data = torch.empty_like(tensor, dtype=stored.dtype)
+    stored.fill(tensor.data)

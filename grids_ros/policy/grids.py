@@ -1,15 +1,15 @@
-"""GridS on transformers' PI0: attach and detach are one call each.
+"""GridS on a backbone: attach and detach are one call each.
 
-In PI0 the image features come from `model.model.vlm.get_image_features`, whose last step is the multi-modal
-projector: (B, cells, C). Wrapping that one module prunes every camera; the prompt then needs K placeholders per
-camera instead of one per cell, and nothing else changes.
+The last step of the image features is the multi-modal projector: (B, cells, C). Wrapping that one module prunes every
+camera; the prompt then needs K placeholders per camera instead of one per cell, and nothing else changes.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers import PI0ForConditionalGeneration
+from transformers import PreTrainedModel
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.baselines import Baseline
 from grids_ros.sampler import GridSampler, SamplerConfig
 
@@ -38,19 +38,17 @@ class GridSProjector(nn.Module):
         return tokens
 
 
-def grid_of(model: PI0ForConditionalGeneration) -> tuple[int, int]:
+def grid_of(model: PreTrainedModel) -> tuple[int, int]:
     """Rows and columns of the vision encoder's feature map."""
-    vision = model.config.vlm_config.vision_config
-    side = vision.image_size // vision.patch_size
-    return side, side
+    return backbone_of(model.config.model_type).grid(model.config)
 
 
-def attach(model: PI0ForConditionalGeneration, config: SamplerConfig) -> GridSProjector:
+def attach(model: PreTrainedModel, config: SamplerConfig) -> GridSProjector:
     """Prune every camera of `model` to `config.tokens` tokens, in place; the points start on a grid.
 
     Raises ValueError when GridS is attached already, or `config.channels` is not the language model's width.
     """
-    width = model.config.vlm_config.projection_dim
+    width = backbone_of(model.config.model_type).width(model.config)
     if config.channels != width:
         raise ValueError(f"the sampler has {config.channels} channels, the model's image features have {width}")
     sampler = GridSampler(config)
@@ -58,33 +56,38 @@ def attach(model: PI0ForConditionalGeneration, config: SamplerConfig) -> GridSPr
     return place(model, sampler)
 
 
-def place(model: PI0ForConditionalGeneration, sampler: Sampler) -> GridSProjector:
+def place(model: PreTrainedModel, sampler: Sampler) -> GridSProjector:
     """Prune every camera of `model` with a sampler as it is, in place. Raises ValueError when there is one already."""
-    projector = model.model.vlm.multi_modal_projector
+    seat = _seat(model)
+    projector = seat.multi_modal_projector
     if isinstance(projector, GridSProjector):
         raise ValueError(f"GridS with {projector.sampler.config.tokens} tokens is attached already: detach it first")
     weight = next(projector.parameters())
     wrapped = GridSProjector(projector, sampler.to(weight.device, weight.dtype), grid_of(model))
-    model.model.vlm.multi_modal_projector = wrapped.train(model.training)
+    seat.multi_modal_projector = wrapped.train(model.training)
     return wrapped
 
 
-def attached(model: PI0ForConditionalGeneration) -> GridSProjector | None:
+def _seat(model: PreTrainedModel) -> nn.Module:
+    return backbone_of(model.config.model_type).seat(model)
+
+
+def attached(model: PreTrainedModel) -> GridSProjector | None:
     """The wrapper that `attach` put in, or None for the dense model."""
-    projector = model.model.vlm.multi_modal_projector
+    projector = _seat(model).multi_modal_projector
     return projector if isinstance(projector, GridSProjector) else None
 
 
-def detach(model: PI0ForConditionalGeneration) -> Sampler:
+def detach(model: PreTrainedModel) -> Sampler:
     """Undo `attach`, in place, and give back the sampler. Raises ValueError when none is attached."""
     wrapped = attached(model)
     if wrapped is None:
         raise ValueError("GridS is not attached to this model")
-    model.model.vlm.multi_modal_projector = wrapped.projector
+    _seat(model).multi_modal_projector = wrapped.projector
     return wrapped.sampler
 
 
-def tokens_per_camera(model: PI0ForConditionalGeneration) -> int:
+def tokens_per_camera(model: PreTrainedModel) -> int:
     """How many placeholders each camera needs in the prompt: K, or every cell of the dense map."""
     wrapped = attached(model)
     rows, columns = grid_of(model)

@@ -1,4 +1,4 @@
-"""Which PI0: the small one of the demo, built from a handful of sizes, with a convolutional stem.
+"""π0, as `backbone.Backbone` asks; and the small one of the demo, from a handful of sizes, with a convolutional stem.
 
 Every line of transformers' PI0 is shared with the full size; only the patch embedding differs. Patches of 8 pixels
 learnt from scratch stay blind for a thousand steps, three strided convolutions do not.
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration
+
+# Gemma brings an embedding of words for the action expert, which is never shown a word: 0.5 GB at full size.
+UNUSED = ("model.dit.embed_tokens",)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def demo_config(size: DemoSize, vocabulary: int, horizon: int, state_dim: int, a
     )
 
 
+def configure(values: dict) -> PI0Config:
+    """Of the content of config.json."""
+    return PI0Config.from_dict(values)
+
+
 def build(config: PI0Config, stem: Sequence[int] | None) -> PI0ForConditionalGeneration:
     """PI0 with random weights; `stem` replaces SigLIP's patches by a convolutional stem of these channels."""
     model = PI0ForConditionalGeneration(config)
@@ -109,3 +117,24 @@ def build(config: PI0Config, stem: Sequence[int] | None) -> PI0ForConditionalGen
             )
         model.model.vlm.vision_tower.embeddings.patch_embedding = ConvStem(stem)
     return model
+
+
+def seat(model: PI0ForConditionalGeneration) -> nn.Module:
+    """What holds the projector, the last step of `get_image_features`."""
+    return model.model.vlm
+
+
+def grid(config: PI0Config) -> tuple[int, int]:
+    """Rows and columns of the vision encoder's feature map."""
+    side = config.vlm_config.vision_config.image_size // config.vlm_config.vision_config.patch_size
+    return side, side
+
+
+def width(config: PI0Config) -> int:
+    """Channels of that map, once projected."""
+    return config.vlm_config.projection_dim
+
+
+def image_token(config: PI0Config) -> int:
+    """The id that holds the place of an image's token: no word's."""
+    return config.vlm_config.image_token_id

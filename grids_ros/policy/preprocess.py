@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from grids_ros.datatypes import ActionChunk, Pose
 
@@ -82,7 +82,10 @@ def to_chunk(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> A
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
-    """Mean and standard deviation of states (10,) and actions (7,), in the units of STATE_DIM and ACTION_DIM."""
+    """Mean and standard deviation of states and actions (7,), in the units that the policy's spaces say.
+
+    A deviation is negative where the model counts the other way round, as of a gripper that is 1 when it is closed.
+    """
 
     state_mean: np.ndarray
     state_std: np.ndarray
@@ -122,14 +125,24 @@ def word_tokenizer(instructions: list[str]) -> Tokenizer:
         models.WordLevel({word: i for i, word in enumerate([PAD, UNKNOWN, BEGIN, *sorted(words)])}, unk_token=UNKNOWN)
     )
     tokenizer.normalizer, tokenizer.pre_tokenizer = lower, pre
+    frame(tokenizer, BEGIN)
     return tokenizer
+
+
+def frame(tokenizer: Tokenizer, begin: str, end: str | None = None) -> None:
+    """Say what begins and what ends a prompt: tokens of the vocabulary. Raises KeyError for one that is none."""
+    special = {token: tokenizer.token_to_id(token) for token in (begin, end) if token is not None}
+    if None in special.values():
+        raise KeyError(f"the tokenizer has no token {min(t for t, i in special.items() if i is None)!r}")
+    template = [begin, "$A", *([end] if end is not None else [])]
+    tokenizer.post_processor = processors.TemplateProcessing(template, special_tokens=list(special.items()))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Instruction to token ids: K placeholders for each camera, begin, the words, padding.
+    """Instruction to token ids: K placeholders for each camera, the words as the tokenizer frames them, padding.
 
-    tokenizer: of the checkpoint. length: ids that the instruction may take, the begin token included.
+    tokenizer: of the checkpoint; see `frame`. length: ids that the instruction may take, what frames it included.
     placeholders: image tokens in all. image_token: their id.
     """
 
@@ -144,13 +157,13 @@ class Prompt:
         Raises InputError when the instruction is too long, or has words that the policy was never taught: it would
         act on what is left of the sentence.
         """
-        encoding = self.tokenizer.encode(instruction, add_special_tokens=False)
+        encoding = self.tokenizer.encode(instruction)
         unknown = self.tokenizer.token_to_id(UNKNOWN)
         strange = [instruction[a:b] for (a, b), i in zip(encoding.offsets, encoding.ids, strict=False) if i == unknown]
         if strange:
             known = sorted(set(self.tokenizer.get_vocab()) - {PAD, UNKNOWN, BEGIN})
             raise InputError(f"instruction has words this policy does not know: {strange[:5]}; it knows {known[:40]}")
-        words = [self.tokenizer.token_to_id(BEGIN), *encoding.ids]
+        words = encoding.ids
         if len(words) > self.length:
             raise InputError(f"instruction takes {len(words)} tokens, this policy takes at most {self.length}")
         ids = np.zeros(self.placeholders + self.length, np.int64)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from grids_ros.control.continuity import Continuation
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation
-from grids_ros.policy.preprocess import to_actions
+from grids_ros.policy.spaces import RELATIVE, ActionSpace
 
 MAX_GUIDANCE = 5.0  # the paper's beta: bounds the guidance near pure noise, where its weight diverges
 FREE = 0.5  # of a chunk, its end, is never bound: the paper's execution horizon
@@ -77,15 +77,15 @@ def soft_mask(frozen: int, overlap: int, horizon: int) -> np.ndarray:
 
 
 def previous_actions(
-    continuation: Continuation, observation: Observation, horizon: int, step_s: float
+    continuation: Continuation, observation: Observation, horizon: int, step_s: float, space: ActionSpace = RELATIVE
 ) -> tuple[np.ndarray, np.ndarray]:
     """The previous chunk as the new one would have to say it, and how firmly: (horizon, 7) and (horizon,).
 
-    Each step is read off the previous chunk at its own time, and made relative to the pose measured now.
+    Each step is read off the previous chunk at its own time, and put as actions of `space` from the pose measured now.
     """
     chunk = continuation.chunk
     steps_ns = observation.stamp_ns + np.rint(np.arange(1, horizon + 1) * step_s * NANOSECONDS).astype(np.int64)
-    actions = to_actions(observation.pose, *steps_at(chunk, steps_ns))
+    actions = space.to_actions(observation.pose, *steps_at(chunk, steps_ns))
     covered = int((steps_ns <= chunk.end_ns).sum())
     frozen = min(covered, math.ceil(continuation.delay_s / step_s - 1e-6))
     overlap = max(frozen, min(covered, horizon - round(FREE * horizon)))

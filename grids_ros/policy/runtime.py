@@ -57,7 +57,7 @@ class Policy:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise checkpoints.CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
-        checkpoint = checkpoints.load(folder)
+        checkpoint = checkpoints.load(folder, device)
         if denoising_steps is not None and denoising_steps < 1:
             raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
         try:
@@ -116,7 +116,8 @@ class Policy:
         ids, mask = self._prompt.encode(observation.instruction)
         config = self._model.config
         normalization = self._checkpoint.normalization
-        state = normalization.normalize_state(preprocess.to_state(observation.pose, observation.gripper))
+        spec = self._checkpoint.spec
+        state = normalization.normalize_state(spec.state.encode(observation.pose, observation.gripper))
         shape = (1, config.chunk_size, config.max_action_dim)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         inputs = (
@@ -132,17 +133,16 @@ class Policy:
         actions = actions.cpu().numpy()
         ended = time.perf_counter()
         actions = normalization.denormalize_actions(actions)
-        step_s = self._checkpoint.spec.step_s
         return PolicyOutput(
-            chunk=preprocess.to_chunk(observation.stamp_ns, observation.pose, actions, step_s),
+            chunk=spec.action.to_chunk(observation.stamp_ns, observation.pose, actions, spec.step_s),
             coordinates=self._coordinates(observation),
             latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
         )
 
     def _guidance(self, observation: Observation, continuation: Continuation) -> Guidance:
         """The previous chunk in this model's terms; what pads the actions to PI0's width is left alone."""
-        config, step_s = self._model.config, self._checkpoint.spec.step_s
-        actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s)
+        config, spec = self._model.config, self._checkpoint.spec
+        actions, mask = previous_actions(continuation, observation, config.chunk_size, spec.step_s, spec.action)
         target = preprocess.pad(self._checkpoint.normalization.normalize_actions(actions), config.max_action_dim)
         weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
         return Guidance(torch.from_numpy(target)[None], torch.from_numpy(weights).float())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grids_ros.policy.checkpoint import SPACES, Checkpoint, load
+from grids_ros.policy.checkpoint import Checkpoint, load
 
 SMOOTHING = 25  # steps
 
@@ -37,17 +37,15 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     """README.md of a checkpoint folder, from its provenance."""
     facts, spec = checkpoint.provenance, checkpoint.spec
     tokens = f"GridS-{spec.sampler.tokens}" if spec.sampler else "dense"
+    origin = _converted(facts["converted"]) if "converted" in facts else _trained(facts)
     lines = [
         f"# {tokens} policy, {facts['parameters'] / 1e6:.1f} M parameters",
         "",
         f"- Cameras, in order: {', '.join(spec.cameras)}; tokens per camera: {tokens}",
-        f"- Instructions: {'; '.join(facts['data']['instructions'])}",
         f"- Chunk: {checkpoint.model.config.chunk_size} steps of {spec.step_s} s; {spec.denoising_steps} denoising",
-        f"- State: {SPACES['state']}",
-        f"- Action: {SPACES['action']}",
-        f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
-        f"- Training: {facts['steps']} steps, seed {facts['stages'][-1]['seed']}, on {facts['hardware']}",
-        *(f"  - from step {stage['from_step']}: {_settings(stage)}" for stage in facts["stages"]),
+        f"- State: {spec.state.meaning}",
+        f"- Action: {spec.action.meaning}",
+        *origin,
     ]
     if "diagnosis" in facts:
         errors = facts["diagnosis"]["last_step_error_mm"]
@@ -67,6 +65,19 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         lines += ["", f"It started from a checkpoint of {steps} steps, trained on: {words}."]
     lines += _closed_loop(facts.get("evaluations", []))
     path.write_text("\n".join(lines) + "\n")
+
+
+def _trained(facts: dict) -> list[str]:
+    return [
+        f"- Instructions: {'; '.join(facts['data']['instructions'])}",
+        f"- Data: {facts['data']['episodes']} episodes, {facts['data']['samples']} samples",
+        f"- Training: {facts['steps']} steps, seed {facts['stages'][-1]['seed']}, on {facts['hardware']}",
+        *(f"  - from step {stage['from_step']}: {_settings(stage)}" for stage in facts["stages"]),
+    ]
+
+
+def _converted(facts: dict) -> list[str]:
+    return [f"- Converted from {facts['from']} ({facts['kind']}), convention {facts['convention']}"]
 
 
 def _settings(stage: dict) -> str:

@@ -1,0 +1,1 @@
+"""Checkpoints of lerobot, openpi and the GridS authors, brought into this package's folder format."""

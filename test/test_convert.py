@@ -1,0 +1,500 @@
+"""Checkpoints of other projects: what they mean there is what they do here, and what cannot be followed is refused."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from foreign import (
+    INSTRUCTION,
+    STATISTICS,
+    WORDS,
+    grids_sampler,
+    jax_tree,
+    lerobot_names,
+    nested,
+    openpi_names,
+    pi0,
+    save_lerobot,
+    save_norm_stats,
+    save_openpi,
+)
+from safetensors.torch import load_file, save_file
+from scipy.spatial.transform import Rotation
+from torch.nn import functional
+
+from grids_ros.convert import openpi, sampler
+from grids_ros.convert.__main__ import main
+from grids_ros.convert.found import ConversionError
+from grids_ros.datatypes import Observation, Pose
+from grids_ros.policy.checkpoint import load
+from grids_ros.policy.grids import attached
+from grids_ros.policy.runtime import Policy
+from grids_ros.policy.weights import Lazy
+
+FOLLOWED = ("--convention", "absolute", "--rate", "20")
+LIBERO = ("--convention", "libero-less-state", "--rate", "10")
+POSE = Pose((0.45, 0.1, 0.35), Rotation.from_rotvec([2.8, 0.2, -0.1]).as_quat())
+
+
+def convert(source, out, *options, precision="float32"):
+    assert main([str(source), "--out", str(out), "--precision", precision, *map(str, options)]) == 0
+    return load(out)
+
+
+def refuse(capsys, source, out, *options):
+    """What is said of a source that is refused."""
+    assert main([str(source), "--out", str(out), *map(str, options)]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and not out.exists()
+    return said
+
+
+def same_weights(model, expected):
+    """The expert's word embedding apart, which nothing uses."""
+    own, theirs = model.state_dict(), expected.state_dict()
+    assert set(theirs) - set(own) == {"model.dit.embed_tokens.weight"} and not set(own) - set(theirs)
+    return all(torch.equal(tensor, theirs[name].to(tensor.dtype)) for name, tensor in own.items())
+
+
+def observation(cameras, size=24):
+    rng = np.random.default_rng(3)
+    images = {name: rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for name in cameras}
+    return Observation(7, images, POSE, 0.03, INSTRUCTION)
+
+
+def actions_of(model, seen, state, cells, length):
+    """Transformers' own inference on an observation, as openpi and lerobot prepare it: normalised actions (5, 7)."""
+    cameras = len(seen.images)
+    ids = [len(WORDS)] * (cameras * cells) + [WORDS.index(w) for w in ("<bos>", *INSTRUCTION.split(), "\n")]
+    mask = [1] * len(ids) + [0] * (cameras * cells + length - len(ids))
+    ids += [0] * (len(mask) - len(ids))
+    pixels = torch.stack(
+        [torch.from_numpy(image).permute(2, 0, 1) / 255.0 * 2.0 - 1.0 for image in seen.images.values()]
+    )
+    result = model.sample_actions(
+        state=functional.pad(torch.tensor(state, dtype=torch.float32), (0, 32 - len(state)))[None],
+        input_ids=torch.tensor([ids]),
+        pixel_values=pixels[None],
+        attention_mask=torch.tensor([mask]),
+        pixel_attention_mask=torch.ones(1, cameras, dtype=torch.bool),
+        noise=torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)),
+    )
+    return result[0, :, :7].double().numpy()
+
+
+# --- lerobot -------------------------------------------------------------------------------------------------------
+
+
+def test_a_lerobot_fine_tune_does_here_what_it_does_there(tmp_path, capsys):
+    model = pi0()
+    source = save_lerobot(tmp_path / "theirs", model)
+    gripper = ("--gripper", 1, 0, 0.08)
+    checkpoint = convert(source, tmp_path / "ours", *FOLLOWED, *gripper)
+    assert same_weights(checkpoint.model, model)
+    assert checkpoint.spec.cameras == ("front", "left_wrist_0_rgb")  # as the data's; the empty one sees nothing
+    assert checkpoint.spec.step_s == 0.05 and checkpoint.spec.denoising_steps == 3
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("lerobot", "dense", "front, left_wrist_0_rgb", "rotation vector 3 [rad]"))
+
+    seen = observation(checkpoint.spec.cameras)
+    mean, std = (np.array(STATISTICS["observation.state"][name]) for name in ("mean", "std"))
+    state = np.concatenate([POSE.position, Rotation.from_quat(POSE.quaternion).as_rotvec(), [1.0 - 0.03 / 0.08]])
+    model.config.num_inference_steps = 3
+    expected = actions_of(model, seen, (state - mean) / (std + 1e-8), 16, 12)
+    mean, std = (np.array(STATISTICS["action"][name]) for name in ("mean", "std"))
+    expected = expected * std + mean
+    chunk = Policy(checkpoint).infer(seen).chunk
+    np.testing.assert_allclose(chunk.positions, expected[:, :3], atol=1e-5)
+    turned = Rotation.from_quat(chunk.quaternions) * Rotation.from_rotvec(expected[:, 3:6]).inv()
+    assert turned.magnitude().max() < 1e-4
+    np.testing.assert_allclose(chunk.gripper, 0.08 * (1.0 - expected[:, 6]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "low", "high"), [("MIN_MAX", -2.0, 3.0), ("QUANTILES", -1.9, 2.1), ("QUANTILE10", -1.2, 1.3)]
+)
+def test_bounds_become_minus_one_and_one(mode, low, high, tmp_path):
+    source = save_lerobot(tmp_path / "theirs", pi0(), mode=mode)
+    normalization = convert(source, tmp_path / "ours", *FOLLOWED).normalization
+    mean, std = (np.array(STATISTICS["observation.state"][name]) for name in ("mean", "std"))
+    np.testing.assert_allclose(normalization.normalize_state(mean + low * std), -1.0, atol=1e-5)
+    np.testing.assert_allclose(normalization.normalize_state(mean + high * std), 1.0, atol=1e-5)
+    mean, std = (np.array(STATISTICS["action"][name]) for name in ("mean", "std"))
+    np.testing.assert_allclose(normalization.denormalize_actions(np.ones(7)), mean + high * std, atol=1e-6)
+
+
+def test_the_word_embedding_is_found_under_either_name(tmp_path):
+    model = pi0()
+    source = save_lerobot(tmp_path / "theirs", model)
+    whole = lerobot_names(model)
+    head = "model.paligemma_with_expert.paligemma.lm_head.weight"
+    embedding = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+    for index, left_out in enumerate((head, embedding)):
+        save_file({name: t for name, t in whole.items() if name != left_out}, source / "model.safetensors")
+        assert same_weights(convert(source, tmp_path / str(index), *FOLLOWED).model, model)
+    save_file({**whole, head: torch.zeros_like(whole[head])}, source / "model.safetensors")  # the head is never asked
+    assert same_weights(convert(source, tmp_path / "both", *FOLLOWED).model, model)
+
+
+def test_the_vision_tower_is_named_as_by_transformers_4_or_5(tmp_path):
+    model = pi0()
+    source = save_lerobot(tmp_path / "theirs", model)
+    newer = {name.replace(".vision_model.", "."): tensor for name, tensor in lerobot_names(model).items()}
+    assert set(newer) != set(lerobot_names(model))
+    save_file(newer, source / "model.safetensors")
+    assert same_weights(convert(source, tmp_path / "ours", *FOLLOWED).model, model)
+
+
+def test_weights_in_several_files(tmp_path):
+    model = pi0()
+    source = save_lerobot(tmp_path / "theirs", model)
+    whole = lerobot_names(model)
+    (source / "model.safetensors").unlink()
+    where = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(whole)}
+    for file in set(where.values()):
+        save_file({name: tensor for name, tensor in whole.items() if where[name] == file}, source / file)
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert same_weights(convert(source, tmp_path / "ours", *FOLLOWED).model, model)
+
+
+def test_half_precision_is_that_of_every_tensor(tmp_path):
+    model = pi0()
+    converted = convert(save_lerobot(tmp_path / "theirs", model), tmp_path / "ours", *FOLLOWED, precision="bfloat16")
+    assert {tensor.dtype for tensor in converted.model.state_dict().values()} == {torch.bfloat16}
+    assert same_weights(converted.model, model)
+
+
+def test_cameras_are_chosen_and_named_in_the_order_of_the_model(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+
+    def named(*cameras):
+        return convert(source, tmp_path / cameras[0], *FOLLOWED, "--cameras", *cameras).spec.cameras
+
+    assert named("left_wrist_0_rgb=wrist", "base_0_rgb=base") == ("base", "wrist")
+    assert named("left_wrist_0_rgb") == ("left_wrist_0_rgb",)
+    out = tmp_path / "refused"
+    said = refuse(capsys, source, out, *FOLLOWED, "--cameras", "top=base")
+    assert "no camera top; the checkpoint has base_0_rgb, left_wrist_0_rgb" in said
+    said = refuse(capsys, source, out, *FOLLOWED, "--cameras", "base_0_rgb=a", "left_wrist_0_rgb=a")
+    assert "each with its own name" in said
+    assert "topic" in refuse(capsys, source, out, *FOLLOWED, "--cameras", "base_0_rgb=my.camera")
+
+
+def test_what_cannot_be_followed_is_refused(tmp_path, capsys):
+    joints = [f"joint_{i}.pos" for i in range(6)] + ["gripper.pos"]
+    changes = {
+        "joints": ({"action_feature_names": joints}, r"actions are of joints (joint_0.pos,"),
+        "relative": ({"use_relative_actions": True}, "use_relative_actions"),
+        "pi05": ({"type": "pi05"}, "type 'pi05', expected 'pi0'"),
+        "images": ({"normalization_mapping": {"VISUAL": "MEAN_STD"}}, "images by MEAN_STD, expected IDENTITY"),
+    }
+    for name, (change, expected) in changes.items():
+        source = save_lerobot(tmp_path / name, pi0(), **change)
+        assert expected in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    source = save_lerobot(tmp_path / "degrees", pi0())
+    (tmp_path / "stats.json").write_text(
+        json.dumps({name: {"mean": [40.0] * 7, "std": [9.0] * 7} for name in STATISTICS})
+    )
+    said = refuse(capsys, source, tmp_path / "out", *FOLLOWED, "--statistics", tmp_path / "stats.json")
+    assert "mean state is at (40, 40, 40) m" in said
+    said = refuse(capsys, source, tmp_path / "out", *LIBERO, "--gripper", 1, 0, 0.08)
+    assert "settled by this convention" in said
+    said = refuse(capsys, source, tmp_path / "out", *FOLLOWED, "--gripper", 1, 1, 0.08)
+    assert "expected two different numbers" in said
+    source = save_lerobot(tmp_path / "ok", pi0())
+    said = refuse(capsys, source, tmp_path / "out", "--convention", "grids", "--rate", 10)
+    assert "the states are 7 numbers, this convention has 10" in said and "absolute 7 and 7" in said
+
+
+def test_a_base_without_statistics_needs_those_of_some_data(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    for name in ("policy_preprocessor", "policy_postprocessor"):
+        steps = json.loads((source / f"{name}.json").read_text())
+        for step in steps["steps"]:
+            step.pop("state_file", None)
+        (source / f"{name}.json").write_text(json.dumps(steps))
+    assert "--statistics takes" in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    (tmp_path / "stats.json").write_text(json.dumps(STATISTICS))
+    save_norm_stats(tmp_path)
+    found = [
+        convert(source, tmp_path / str(index), *FOLLOWED, "--statistics", tmp_path / name).normalization
+        for index, name in enumerate(("stats.json", "norm_stats.json", "1/normalization.json"))
+    ]
+    for one in found:
+        np.testing.assert_allclose(one.action_mean, STATISTICS["action"]["mean"])
+        np.testing.assert_allclose(one.state_std, STATISTICS["observation.state"]["std"], atol=2e-6)
+    (tmp_path / "other.json").write_text("{}")
+    said = refuse(capsys, source, tmp_path / "out", *FOLLOWED, "--statistics", tmp_path / "other.json")
+    assert "norm_stats (openpi's)" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda t: t.pop("model.action_out_proj.bias"),
+            "lacks 1 tensors, by transformers' names: action_out_proj.bias",
+        ),
+        (lambda t: t.update({"model.extra.weight": torch.zeros(2)}), "names that π0 has not, among them extra.weight"),
+        (lambda t: t.update({"model.action_out_proj.bias": torch.zeros(3)}), "shape (3,), expected (32,)"),
+        (lambda t: t["model.state_proj.bias"].fill_(float("nan")), "state_proj.bias holds NaN or infinity"),
+        (lambda t: t.update({"model.time_mlp_in.bias": torch.zeros(2)}), "time_mlp_in.bias is of π0.5"),
+        (lambda t: t.update({"normalize_inputs.buffer_action.mean": torch.zeros(2)}), "layout before 0.4"),
+        (lambda t: t.update({"model.x.lora_A.weight": torch.zeros(2)}), "a LoRA that is not merged"),
+    ],
+)
+def test_wrong_tensors_are_named(change, expected, tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, source / "model.safetensors")
+    before = sorted(tmp_path.iterdir())
+    assert expected in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_missing_files_are_named(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    for name, expected in (
+        ("tokenizer.json", "tokenizer is google/paligemma-3b-pt-224; --tokenizer takes"),
+        ("policy_preprocessor.json", "lacks policy_preprocessor.json"),
+        ("policy_preprocessor_step_6_normalizer_processor.safetensors", "step_6_normalizer_processor.safetensors is"),
+        ("model.safetensors", "neither model.safetensors nor model.safetensors.index.json"),
+    ):
+        kept = (source / name).read_bytes()
+        (source / name).unlink()
+        assert expected in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+        (source / name).write_bytes(kept)
+    (source / "config.json").write_text("{}")
+    (source / "model.safetensors").unlink()
+    assert "expected a lerobot policy" in refuse(capsys, source, tmp_path / "out", *FOLLOWED)
+    assert "no hub id" in refuse(capsys, tmp_path / "nowhere", tmp_path / "out", *FOLLOWED)
+
+
+def test_a_hub_id_asks_for_weights_and_settings_only(tmp_path, monkeypatch, capsys):
+    source, asked = save_lerobot(tmp_path / "theirs", pi0()), {}
+
+    def snapshot(name, **patterns):
+        asked.update(name=name, **patterns)
+        return str(source)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    convert("somebody/pi0_mine", tmp_path / "ours", *FOLLOWED)
+    assert asked == {
+        "name": "somebody/pi0_mine",
+        "allow_patterns": ["*.json", "*.safetensors"],
+        "ignore_patterns": ["*/*"],
+    }
+
+    def offline(*_, **__):
+        raise FileNotFoundError("cannot find the requested files in the disk cache\nmore")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    said = refuse(capsys, "somebody/pi0_mine", tmp_path / "out", *FOLLOWED)
+    assert "the hub does not give it: cannot find" in said
+
+
+def test_nothing_is_written_over(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    assert main([str(source), "--out", str(source), *FOLLOWED]) == 1
+    assert "holds something already" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (("--rate", "0"), "--rate is 0, expected more than 0"),
+        (("--margin", "0.5"), r"--margin is 0.5, expected a value in \[0, 0.5\)"),
+        (("--convention", "joints"), "choose from .*grids.*absolute.*libero"),
+    ],
+)
+def test_options_out_of_range_name_the_valid_ones(option, expected, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path / "out"), *FOLLOWED, *option])
+    assert re.search(expected, capsys.readouterr().err)
+
+
+# --- openpi --------------------------------------------------------------------------------------------------------
+
+
+def test_an_openpi_folder_in_pytorch(tmp_path):
+    model = pi0()
+    save_openpi(tmp_path / "theirs", model)
+    save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
+    checkpoint = convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO)
+    assert same_weights(checkpoint.model, model)
+    assert checkpoint.spec.cameras == ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+    assert checkpoint.model.config.chunk_size == 5
+
+
+def test_libero_s_actions_become_steps_of_the_tool(tmp_path):
+    """LIBERO takes 1 for 0.05 m and 0.5 rad, -1 for an open gripper; pi0_libero adds the state to what π0 says."""
+    model = pi0()
+    save_openpi(tmp_path / "theirs", model)
+    save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
+    cameras = ("--cameras", "base_0_rgb=base", "left_wrist_0_rgb=wrist")
+    seen = observation(("base", "wrist"))
+    turn = Rotation.from_quat(POSE.quaternion).as_rotvec()
+    state = np.concatenate([POSE.position, turn, [0.015, -0.015]])
+    mean, std = (np.resize(STATISTICS["observation.state"][name], 8) for name in ("mean", "std"))
+    raw = actions_of(model, seen, (state - mean) / (std + 1e-6), 16, 48)
+    raw = raw * (np.array(STATISTICS["action"]["std"]) + 1e-6) + STATISTICS["action"]["mean"]
+    less_state = raw + np.concatenate([state[:6], [0.0]])
+    for convention, steps in (("libero", raw), ("libero-less-state", less_state)):
+        ours = convert(tmp_path / "theirs", tmp_path / convention, "--convention", convention, "--rate", 10, *cameras)
+        chunk = Policy(ours).infer(seen).chunk
+        np.testing.assert_allclose(chunk.positions, POSE.position + np.cumsum(0.05 * steps[:, :3], 0), atol=1e-4)
+        first = Rotation.from_quat(chunk.quaternions[0]) * Rotation.from_quat(POSE.quaternion).inv()
+        np.testing.assert_allclose(first.as_rotvec(), Rotation.from_rotvec(0.5 * steps[0, 3:6]).as_rotvec(), atol=1e-4)
+        np.testing.assert_allclose(chunk.gripper, 0.04 * (1.0 - steps[:, 6]), atol=1e-4)
+
+
+def read_jax(tree):
+    return openpi.from_jax({name: array.shape for name, array in tree.items()}, tree.__getitem__)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_jax_names_and_axes_become_those_of_pytorch(norm):
+    model, weights = pi0(), grids_sampler(norm=norm)
+    found = read_jax(jax_tree(model, weights))
+    expected = openpi_names(model)
+    expected["paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"] = expected.pop(
+        "paligemma_with_expert.paligemma.lm_head.weight"
+    )
+    del expected["paligemma_with_expert.gemma_expert.lm_head.weight"]
+    expected |= {f"active_token_sampler.{name}": tensor for name, tensor in weights.items()}
+    assert set(found) == set(expected)
+    for name, tensor in found.items():
+        assert tensor.shape == tuple(expected[name].shape) and torch.equal(tensor.read(), expected[name]), name
+
+
+def test_each_jax_array_is_read_once():
+    tree, read = jax_tree(pi0()), []
+    found = openpi.from_jax({name: array.shape for name, array in tree.items()}, lambda n: read.append(n) or tree[n])
+    assert not read
+    for tensor in found.values():
+        tensor.read()
+    assert sorted(read) == sorted(tree)
+
+
+def test_jax_names_of_another_model_are_refused():
+    tree = {"PaliGemma/llm/layers/pre_attention_norm_1/Dense_0/kernel": np.zeros((2, 3, 3), np.float32)}
+    with pytest.raises(ConversionError, match="Dense_0/kernel has no counterpart in π0: π0.5"):
+        read_jax(tree)
+
+
+def test_without_orbax_it_is_asked_for(tmp_path, capsys, monkeypatch):
+    save_openpi(tmp_path / "theirs", pi0())
+    (tmp_path / "theirs" / "params").mkdir()
+    monkeypatch.setitem(__import__("sys").modules, "orbax.checkpoint", None)
+    assert "pip install orbax-checkpoint" in refuse(capsys, tmp_path / "theirs", tmp_path / "out", *LIBERO)
+
+
+@pytest.mark.parametrize("leaf", [None, "value"])
+def test_a_jax_folder_as_orbax_writes_it(leaf, tmp_path):
+    checkpointing = pytest.importorskip("orbax.checkpoint", reason="JAX checkpoints need Orbax")
+    model, weights = pi0(), grids_sampler()
+    save_openpi(tmp_path / "theirs", model)
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
+    tree = {"params": nested(jax_tree(model, weights), leaf)}
+    checkpointing.PyTreeCheckpointer().save(os.path.abspath(tmp_path / "theirs" / "params"), tree)
+    checkpoint = convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO)
+    assert checkpoint.spec.sampler.tokens == 3
+    wrapped = attached(checkpoint.model)
+    assert torch.equal(wrapped.sampler.coordinate_mlp[0].weight, weights["scout_mlp.0.weight"])
+    assert torch.equal(wrapped.projector.linear.weight, model.model.vlm.multi_modal_projector.linear.weight)
+
+
+# --- GridS ---------------------------------------------------------------------------------------------------------
+
+
+def authors_sampler(weights, features):
+    """Fediory/Grid-Sampler, core: pixel = coordinate * (size - 1), then four corners."""
+    pooled = features.mean((1, 2))
+    if "input_norm.weight" in weights:
+        pooled = functional.layer_norm(
+            pooled, pooled.shape[-1:], weights["input_norm.weight"], weights["input_norm.bias"]
+        )
+    hidden = functional.linear(pooled, weights["scout_mlp.0.weight"], weights["scout_mlp.0.bias"]).relu()
+    unit = functional.linear(hidden, weights["scout_mlp.2.weight"], weights["scout_mlp.2.bias"]).sigmoid()
+    unit = unit.view(len(features), -1, 2)
+    read = functional.grid_sample(features.permute(0, 3, 1, 2), 2.0 * unit[:, None] - 1.0, align_corners=True)
+    return read.squeeze(2).transpose(1, 2) + embedded(weights, unit)
+
+
+def fork_sampler(weights, features):
+    """The LeRobot fork's, between transformers 4.50's division and π0's multiplication by the root of the width."""
+    root = features.shape[-1] ** 0.5
+    features = features / root
+    hidden = functional.linear(features.mean((1, 2)), weights["scout_mlp.0.weight"], weights["scout_mlp.0.bias"]).relu()
+    unit = functional.linear(hidden, weights["scout_mlp.2.weight"], weights["scout_mlp.2.bias"]).sigmoid()
+    unit = unit.view(len(features), -1, 2)
+    read = functional.grid_sample(features.permute(0, 3, 1, 2), 2.0 * unit[:, None] - 1.0, align_corners=False)
+    return root * (read.squeeze(2).transpose(1, 2) + embedded(weights, unit))
+
+
+def embedded(weights, unit):
+    hidden = functional.linear(unit, weights["coord_encoder.0.weight"], weights["coord_encoder.0.bias"]).relu()
+    return functional.linear(hidden, weights["coord_encoder.2.weight"], weights["coord_encoder.2.bias"])
+
+
+@pytest.mark.parametrize("place", ["beside the model", "in a file of its own"])
+@pytest.mark.parametrize(
+    ("prefix", "theirs", "norm"),
+    [
+        ("active_token_sampler", authors_sampler, False),
+        ("active_token_sampler", authors_sampler, True),
+        ("token_sampler", fork_sampler, False),
+    ],
+)
+def test_grids_weights_read_the_same_places_and_give_the_same_tokens(prefix, theirs, norm, place, tmp_path):
+    weights = grids_sampler(tokens=6, norm=norm)
+    weights["scout_mlp.2.weight"] *= 6.0  # some coordinates in the outer half cells, where the variants differ most
+    named = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+    inside = place == "beside the model"
+    save_openpi(tmp_path / "theirs", pi0(), named if inside else None)
+    save_file(named, tmp_path / "sampler.safetensors")
+    options = () if inside else ("--sampler", tmp_path / "sampler.safetensors")
+    checkpoint = convert(tmp_path / "theirs", tmp_path / "ours", *FOLLOWED, *options)
+    features = torch.randn(8, 4, 4, 32, generator=torch.Generator().manual_seed(1))
+    own = attached(checkpoint.model).sampler
+    with torch.no_grad():
+        tokens, coordinates = own(features)
+        torch.testing.assert_close(tokens, theirs(weights, features), rtol=1e-4, atol=1e-4)
+    assert ((coordinates < 0.125) | (coordinates > 0.875)).any() and own.config.tokens == 6
+    assert own.config.align_corners == (prefix == "active_token_sampler") and own.config.layer_norm == norm
+    output = Policy(checkpoint).infer(observation(checkpoint.spec.cameras))
+    assert {points.shape for points in output.coordinates.values()} == {(6, 2)}
+
+
+def lazy(weights):
+    return {name: Lazy.of(tensor) for name, tensor in weights.items()}
+
+
+def test_samplers_that_do_not_say_their_variant_or_say_two_are_refused():
+    weights = grids_sampler()
+    choices = r"active_token_sampler\.\* \(.*\) or token_sampler\.\* \(.*LeRobot fork\)"
+    with pytest.raises(ConversionError, match=f"coord_encoder.* does not say of which variant.* expected {choices}"):
+        sampler.split(lazy(weights))
+    both = {f"{prefix}.{name}": t for prefix in sampler.VARIANTS for name, t in weights.items()}
+    with pytest.raises(ConversionError, match=f"not interchangeable: {choices}"):
+        sampler.split(lazy(both))
+
+
+def test_a_sampler_of_another_width_or_with_other_names_is_refused():
+    weights = lazy(grids_sampler(width=20))
+    with pytest.raises(ConversionError, match="has 20 channels, the model's image features have 32"):
+        sampler.config_of("token_sampler", weights, 32, 0.0)
+    config = sampler.config_of("token_sampler", weights, 20, 0.0)
+    with pytest.raises(ConversionError, match=r"token_sampler.score.weight is not known, expected scout_mlp\.\*"):
+        sampler.translate("token_sampler", {"score.weight": weights["scout_mlp.0.weight"]}, config)
+    del weights["scout_mlp.2.weight"]
+    with pytest.raises(ConversionError, match="lacks active_token_sampler.scout_mlp.2.weight"):
+        sampler.config_of("active_token_sampler", weights, 20, 0.0)
