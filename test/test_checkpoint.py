@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import SIZE, observation, save_tiny, tiny
 
-from grids_ros.policy.checkpoint import CheckpointError, load, save
+from grids_ros.policy.checkpoint import load, save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
 
 ROOT = Path(__file__).resolve().parents[1]

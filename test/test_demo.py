@@ -139,8 +139,10 @@ def running(tmp_path):
 
 
 def command_line(pid) -> list[str]:
-    path = Path("/proc") / str(pid) / "cmdline"
-    return path.read_text().split("\0") if path.exists() else []
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):  # gone, before or after the file was opened
+        return []
 
 
 def all_gone(pids) -> bool:

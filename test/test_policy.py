@@ -13,8 +13,8 @@ from transformers import PI0ForConditionalGeneration
 
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy import preprocess
-from grids_ros.policy.checkpoint import CheckpointError
 from grids_ros.policy.engine import Engine
+from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.grids import attach, attached, detach, tokens_per_camera
 from grids_ros.policy.model import build
 from grids_ros.policy.runtime import Policy
@@ -141,7 +141,7 @@ def test_the_chunk_is_stamped_with_the_observation_and_timed_from_it():
 
 def test_a_missing_camera_is_an_input_error():
     blind = dataclasses.replace(observation(), images={"base": observation().images["base"]})
-    with pytest.raises(preprocess.InputError, match=r"lacks cameras \['wrist'\]"):
+    with pytest.raises(InputError, match=r"lacks cameras \['wrist'\]"):
         Policy(tiny(4)).infer(blind)
 
 
@@ -155,7 +155,7 @@ def test_a_missing_camera_is_an_input_error():
     ],
 )
 def test_instructions_that_cannot_be_obeyed_are_refused(instruction, text):
-    with pytest.raises(preprocess.InputError, match=text):
+    with pytest.raises(InputError, match=text):
         tiny(4).prompt().encode(instruction)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shutil
 from types import SimpleNamespace
@@ -18,12 +19,14 @@ from grids_ros.data.bags import BagWriter
 from grids_ros.data.source import Source
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy.checkpoint import save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay import variants
 from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, main
 from grids_ros.replay.film import STILLS, Film
+from grids_ros.replay.policies import Policies, load
 from grids_ros.replay.settings import find_topics, read
 from grids_ros.replay.ticks import Clockwork, Span
+from grids_ros.replay.variants import Variant
 
 HORIZON = 6  # of the tiny policy
 PROBED = ("--other-instruction", "lift the green cube")
@@ -147,10 +150,22 @@ def test_token_counts_and_the_dense_model_are_compared_side_by_side(tmp_path, ba
 
 
 def test_fewer_tokens_are_the_first_of_the_coordinates(checkpoint):
-    observations = Policy.load(checkpoint), variants.load(variants.Variant("two", checkpoint, "2"), "cpu", None)[0]
+    observations = Policy.load(checkpoint), load(Variant("two", checkpoint, "2"), "cpu", None)[0]
     assert [policy.tokens_per_camera for policy in observations] == [4, 2]
     four, two = (policy.infer(_observation()).coordinates["base"] for policy in observations)
     np.testing.assert_allclose(two, four[:2], atol=1e-6)
+
+
+def test_policies_whose_process_ends_are_named(checkpoint):
+    with Policies([Variant("tiny", checkpoint)], "cpu", None, 1) as policies:
+        policies.ask(_observation(), {"tiny": ""})
+        assert policies.answers()["tiny"].output.chunk.positions.shape == (HORIZON, 3)
+        assert policies.answers() == {}
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        process.join()
+        with pytest.raises(CheckpointError, match="the process of tiny ended with -9"):
+            policies.ask(_observation(), {"tiny": ""})
 
 
 def _observation():

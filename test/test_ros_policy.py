@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros.datatypes import ActionChunk, PolicyOutput
-from grids_ros.policy.preprocess import InputError
+from grids_ros.policy.errors import InputError
 from grids_ros.ros import conversions, policy_node, qos
 
 NAME = "grids_policy"

@@ -14,7 +14,8 @@ from tiny import INSTRUCTIONS, SIZE, tiny
 
 from grids_ros.data.bags import Episode
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.policy.checkpoint import CheckpointError, create, load, save
+from grids_ros.policy.checkpoint import create, load, save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.model import demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_tokenizer
 from grids_ros.sampler import GridSampler

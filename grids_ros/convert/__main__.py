@@ -18,14 +18,8 @@ from grids_ros.convert import lerobot, names, openpi, sampler
 from grids_ros.convert.conventions import CONVENTIONS, Convention, Gripper, normalization
 from grids_ros.convert.found import ConversionError, Found
 from grids_ros.convert.source import json_of, local, tensors_in
-from grids_ros.policy.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    PolicySpec,
-    allocate,
-    read_normalization,
-    save,
-)
+from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, allocate, read_normalization, save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.model import UNUSED
 from grids_ros.policy.preprocess import Normalization, frame
 from grids_ros.policy.weights import Lazy, finite

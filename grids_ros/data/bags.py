@@ -24,6 +24,7 @@ FRAME = "base"
 BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
 _PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
 _FOREVER = QosTime(9223372036, 854775807)
+MAX_GAP_NS = 150_000_000  # between two targets that belong together
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 

@@ -113,8 +113,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. The last line of output is one JSON object; 1 and the reason for a checkpoint that cannot do it."""
-    from grids_ros.policy.checkpoint import CheckpointError
-    from grids_ros.policy.preprocess import InputError
+    from grids_ros.policy.errors import CheckpointError, InputError
     from grids_ros.policy.runtime import Policy
 
     options = parse(sys.argv[1:] if arguments is None else arguments)

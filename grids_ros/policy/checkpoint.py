@@ -24,15 +24,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from grids_ros.policy.backbone import backbone_of
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.grids import attach, tokens_per_camera
 from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
 from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
 from grids_ros.policy.weights import Lazy, finite, stored, write
 from grids_ros.sampler import SamplerConfig
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded: names the file or tensor, what was found and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,11 @@ from scipy.spatial.transform import Rotation
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from grids_ros.datatypes import ActionChunk, Pose
+from grids_ros.policy.errors import InputError
 
 STATE_DIM = 10  # position 3 [m], first two columns of the rotation matrix 6, gripper opening 1 [m]
 ACTION_DIM = 7  # translation 3 [m], rotation vector 3 [rad], gripper opening 1 [m]
 PAD, UNKNOWN, BEGIN = "[PAD]", "[UNK]", "[BOS]"
-
-
-class InputError(ValueError):
-    """An observation that this policy cannot take, through no fault of the program: says why."""
 
 
 # --- images ------------------------------------------------------------------------------------------------------

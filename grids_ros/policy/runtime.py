@@ -13,6 +13,7 @@ from grids_ros.datatypes import Observation, PolicyOutput, Pose
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy import preprocess
 from grids_ros.policy.engine import Engine
+from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.policy.rtc import Guidance, previous_actions
 from grids_ros.sampler import image_fractions
@@ -56,14 +57,14 @@ class Policy:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise checkpoints.CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
+            raise CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
         checkpoint = checkpoints.load(folder, device)
         if denoising_steps is not None and denoising_steps < 1:
-            raise checkpoints.CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
+            raise CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
         try:
             policy = cls(checkpoint, device, denoising_steps, merge)
         except ValueError as error:
-            raise checkpoints.CheckpointError(f"{folder}: {error}") from error
+            raise CheckpointError(f"{folder}: {error}") from error
         if tokens is not None:
             policy.use_tokens(tokens)
         return policy
@@ -81,7 +82,7 @@ class Policy:
         """Raises CheckpointError for a number of tokens that the checkpoint was not trained with."""
         if tokens not in self.budgets:
             trained = " or ".join(map(str, self.budgets))
-            raise checkpoints.CheckpointError(f"tokens is {tokens}, this checkpoint was trained with {trained}")
+            raise CheckpointError(f"tokens is {tokens}, this checkpoint was trained with {trained}")
 
     def check(self, instruction: str) -> None:
         """Raise InputError for an instruction that `infer` would refuse."""
@@ -111,7 +112,7 @@ class Policy:
         started = time.perf_counter()
         missing = [name for name in self.cameras if name not in observation.images]
         if missing:
-            raise preprocess.InputError(f"observation lacks cameras {missing}; it has {sorted(observation.images)}")
+            raise InputError(f"observation lacks cameras {missing}; it has {sorted(observation.images)}")
         images = [preprocess.letterbox(observation.images[name], self._image_size) for name in self.cameras]
         ids, mask = self._prompt.encode(observation.instruction)
         config = self._model.config

@@ -134,7 +134,7 @@ def run(todo: Sequence, workers: int) -> tuple[list, list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; see the module for the exit codes."""
-    from grids_ros.policy.checkpoint import CheckpointError
+    from grids_ros.policy.errors import CheckpointError
     from grids_ros.replay import summary as summaries
     from grids_ros.replay.report import write_report
 

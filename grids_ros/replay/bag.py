@@ -1,9 +1,13 @@
-"""One bag from its first message to its last, all variants side by side; each picture is decoded once."""
+"""One bag from its first message to its last, all variants side by side; each picture is decoded once.
+
+The policies infer in a process of their own. While they do, the tick before is scored and drawn, and the messages up
+to the next one are read: with two cores a replay takes hardly longer than its inferences.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +17,11 @@ from tqdm import tqdm
 from grids_ros import memory
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS
-from grids_ros.replay import variants as loading
 from grids_ros.replay.film import Film, Still
 from grids_ros.replay.look import Flow
+from grids_ros.replay.policies import Answer, Policies
 from grids_ros.replay.recorded import Recorded
-from grids_ros.replay.run import Run
+from grids_ros.replay.run import Run, Turn, Turns
 from grids_ros.replay.settings import Settings, find_topics
 from grids_ros.replay.tally import Tally
 from grids_ros.replay.ticks import Clockwork, Span, Tick
@@ -78,44 +82,36 @@ class Result:
 
 def replay(job: Job) -> Result:
     """Raises BagError for a bag that cannot be replayed, CheckpointError for a policy that cannot be loaded."""
-    import torch
-
     memory.reuse()
-    if job.threads:
-        torch.set_num_threads(job.threads)
     device, steps = job.settings.policy["device"], job.settings.policy["denoising_steps"]
-    loaded = {variant.label: loading.load(variant, device, steps or None) for variant in job.variants}
-    for policy, _ in loaded.values():
-        policy.warm_up()
-    cameras = tuple(dict.fromkeys(name for policy, _ in loaded.values() for name in policy.cameras))
     with Source(job.bag) as source:
         if source.empty:
             raise BagError(f"{job.bag} is empty{f': {source.loss}' if source.loss else ''}")
-        return _Replay(job, source, loaded, cameras).result()
+        with Policies(job.variants, device, steps or None, job.threads) as policies:
+            return _Replay(job, source, policies).result()
 
 
 class _Replay:
     """The state of one bag's replay."""
 
-    def __init__(self, job: Job, source: Source, loaded: dict, cameras: Sequence[str]):
-        self._job, self._source, self._cameras = job, source, cameras
-        self._topics = find_topics(source, job.settings, cameras, job.instruction, job.markers)
+    def __init__(self, job: Job, source: Source, policies: Policies):
+        self._job, self._source, self._policies, self._cameras = job, source, policies, policies.cameras
+        self._topics = find_topics(source, job.settings, self._cameras, job.instruction, job.markers)
         self._zero_ns = source.start_ns
         self._recorded = Recorded(tuple(self._topics), job.settings.policy["finger_joints"])
         self._runs = {
             label: Run(
-                policy,
                 job.settings,
                 self._recorded,
-                job.latency_s,
-                (job.probe,) if job.probe else words,
+                Turns(job.latency_s, (job.probe,) if job.probe else words),
                 self._zero_ns,
             )
-            for label, (policy, words) in loaded.items()
+            for label, words in policies.instructions.items()
         }
-        self._flows = {camera: Flow() for camera in cameras}
+        self._asked: dict[str, Turn] = {}  # of the last tick
+        self._flows = {camera: Flow() for camera in self._cameras}
         self._episodes: dict[int, Episode] = {}
-        self._sizes: dict[str, set] = {camera: set() for camera in cameras}
+        self._sizes: dict[str, set] = {camera: set() for camera in self._cameras}
         self._jumps = 0
 
     def result(self) -> Result:
@@ -135,6 +131,7 @@ class _Replay:
                 for tick in clockwork.ticks(span):
                     self._tick(tick, film, copy)
                     bar.update(min(1.0 / rate, bar.total - bar.n))
+            self._take(self._asked, self._answers(), film, copy)
             for run in self._runs.values():
                 run.finish()
             film.wait()
@@ -172,21 +169,39 @@ class _Replay:
         ]
 
     def _tick(self, tick: Tick, film: Film, copy: Annotated | None) -> None:
-        for role, received_ns, message in tick.arrived:
-            self._recorded.add(role, received_ns, message)
-        self._jumps += tick.back
-        if tick.episode >= 0:
-            self._mark(tick)
-        flows = self._flow(tick)
-        outputs = {}
-        for label, run in self._runs.items():
-            output = run.tick(tick, flows)
-            if output is not None:
-                outputs[label] = output
-        if tick.observation is not None and tick.episode >= 0:
-            film.add(tick, outputs)
-            if copy:
-                copy.add(tick, outputs, tick.frames)
+        """Ask the policies about a tick; while they infer, take the one before."""
+        before, answers = self._asked, self._answers()
+        self._asked = {label: run.turns.at(tick) for label, run in self._runs.items()}
+        asked = {label: turn.other for label, turn in self._asked.items() if turn.infers}
+        if asked:
+            self._policies.ask(tick.observation, asked)
+        self._take(before, answers, film, copy)
+
+    def _answers(self) -> dict[str, Answer]:
+        """To the last tick, by label."""
+        answers = self._policies.answers()
+        for label, answer in answers.items():
+            self._runs[label].turns.answered(self._asked[label], answer)
+        return answers
+
+    def _take(
+        self, turns: Mapping[str, Turn], answers: Mapping[str, Answer], film: Film, copy: Annotated | None
+    ) -> None:
+        """Everything that is done with a tick once its answers are there. Before the first one there is none."""
+        for tick in [turn.tick for turn in turns.values()][:1]:
+            for role, received_ns, message in tick.arrived:
+                self._recorded.add(role, received_ns, message)
+            self._jumps += tick.back
+            if tick.episode >= 0:
+                self._mark(tick)
+            flows = self._flow(tick)
+            for label, run in self._runs.items():
+                run.tick(turns[label], answers.get(label), flows)
+            if tick.observation is not None and tick.episode >= 0:
+                outputs = {label: answer.output for label, answer in answers.items() if answer.output is not None}
+                film.add(tick, outputs)
+                if copy:
+                    copy.add(tick, outputs, tick.frames)
 
     def _flow(self, tick: Tick) -> dict:
         """Camera to how its picture moved since the last tick; nothing across a tick without pictures."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from grids_ros.data.bags import MAX_GAP_NS
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.messages import to_ns, to_opening
-from grids_ros.train.dataset import MAX_GAP_NS
 
 KEPT_NS = 15 * NANOSECONDS  # how far back is remembered: longer than any chunk
 BACK_NS = 2 * NANOSECONDS  # stamps that go back by more belong to a clock that was set anew

@@ -1,4 +1,4 @@
-"""One policy on the ticks of a bag: inferences, their scores, and the follower in the recording's shadow."""
+"""One policy on the ticks of a bag: when it infers, its scores, and the follower in the recording's shadow."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput, Pose
-from grids_ros.policy.preprocess import InputError
-from grids_ros.policy.runtime import Policy
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput, Pose
 from grids_ros.replay import judge, look
+from grids_ros.replay.policies import Answer
 from grids_ros.replay.recorded import Recorded
 from grids_ros.replay.settings import Settings
 from grids_ros.replay.shadow import Shadow
@@ -31,26 +30,63 @@ class _Pending:
     other: ActionChunk | None
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A tick of one policy. infers: it is asked. other: a second instruction to ask it, or "". missed: it was busy."""
+
+    tick: Tick
+    infers: bool = False
+    other: str = ""
+    missed: bool = False
+
+
+class Turns:
+    """Which ticks one policy infers at, as its node would: not while it is busy, and not without an observation.
+
+    To be asked about every tick in turn, and told of each answer before the next.
+    """
+
+    def __init__(self, latency_s: float | None, words: Sequence[str]):
+        """latency_s: from observation to chunk [s]; None: as measured. words: instructions to probe it with."""
+        self._latency_s, self._words = latency_s, tuple(words)
+        self._episode, self._begun_ns, self._busy_until_ns, self._inferences = -1, 0, 0, 0
+
+    def at(self, tick: Tick) -> Turn:
+        if tick.episode != self._episode or tick.back:
+            self._episode, self._busy_until_ns, self._inferences = tick.episode, 0, 0
+        if tick.episode < 0:
+            return Turn(tick)
+        if tick.now_ns < self._busy_until_ns:
+            return Turn(tick, missed=True)
+        return Turn(tick, infers=tick.observation is not None, other=self._other(tick))
+
+    def _other(self, tick: Tick) -> str:
+        """Now and then, the next instruction that the policy knows beside the tick's; "" where it has none."""
+        others = [words for words in self._words if words != tick.instruction]
+        if not others or self._inferences % PROBE_EVERY:
+            return ""
+        return others[self._inferences // PROBE_EVERY % len(others)]
+
+    def answered(self, turn: Turn, answer: Answer) -> None:
+        if answer.output is not None:
+            self._inferences += 1
+            self._busy_until_ns = turn.tick.now_ns + self.delay_ns(answer.output)
+
+    def delay_ns(self, output: PolicyOutput) -> int:
+        """From an observation to its chunk [ns]."""
+        return round((output.latency_s["total"] if self._latency_s is None else self._latency_s) * NANOSECONDS)
+
+
 class Run:
     """Scores one policy; `episodes` grows by a Tally for each, `model_s` by the time that it inferred.
 
-    latency_s: from observation to chunk [s]; None: as measured. words: instructions that the policy knows, to probe
-    it with. zero_ns: where the rows' time starts.
+    zero_ns: where the rows' time starts.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        settings: Settings,
-        recorded: Recorded,
-        latency_s: float | None,
-        words: Sequence[str],
-        zero_ns: int,
-    ):
+    def __init__(self, settings: Settings, recorded: Recorded, turns: Turns, zero_ns: int):
         self.episodes: dict[int, Tally] = {}
-        self._policy, self._settings, self._recorded = policy, settings, recorded
-        self._latency_s, self._words, self._zero_ns = latency_s, tuple(words), zero_ns
-        self._period_ns = round(NANOSECONDS / settings.policy["rate_hz"])
+        self.turns = turns
+        self._settings, self._recorded, self._zero_ns = settings, recorded, zero_ns
         self._pending: deque[_Pending] = deque()
         self._episode = -1
         self._shadow: Shadow | None = None
@@ -59,8 +95,7 @@ class Run:
 
     def _begin(self, episode: int, now_ns: int) -> None:
         self._end_shadow()
-        self._episode, self._inferences = episode, 0
-        self._busy_until_ns = 0
+        self._episode = episode
         self._before: ActionChunk | None = None
         self._seen: dict[str, np.ndarray] = {}
         if episode >= 0:
@@ -76,8 +111,9 @@ class Run:
                 getattr(self._tally, name).update(getattr(shadow, name))
             self._tally.largest_cut_mm = max(self._tally.largest_cut_mm, shadow.largest_cut_mm)
 
-    def tick(self, tick: Tick, flows: Mapping[str, np.ndarray | None]) -> PolicyOutput | None:
-        """Infer as the node would; None where it would not."""
+    def tick(self, turn: Turn, answer: Answer | None, flows: Mapping[str, np.ndarray | None]) -> None:
+        """Take a tick, once it is known what the policy said to it."""
+        tick = turn.tick
         if tick.cut_ns is not None or tick.back:
             self._judge(list(self._pending), tick.cut_ns)
             self._pending.clear()
@@ -85,40 +121,34 @@ class Run:
             self._begin(tick.episode, tick.now_ns)
         if self._shadow is not None:
             self._shadow.run(tick.now_ns, tick.arrived)
-        output = self._infer(tick) if tick.episode >= 0 else None
-        if output is not None:
-            self._score(tick, output, flows)
+        if tick.episode >= 0:
+            self._count(turn, answer)
+        if answer is not None and answer.output is not None:
+            self._shadow.send(answer.output.chunk, tick.now_ns + self.turns.delay_ns(answer.output))
+            self._score(tick, answer, flows)
         while self._pending and self._has_passed(self._pending[0].chunk, tick.now_ns):
             self._judge([self._pending.popleft()])
-        return output
 
     def finish(self) -> None:
         """Nothing more will be read: judge what is still waiting."""
         self._end_shadow()
         self._judge(self._pending)
 
-    def _infer(self, tick: Tick) -> PolicyOutput | None:
-        if tick.now_ns < self._busy_until_ns:
-            self._tally.missed += 1
-            return None
-        if tick.observation is None:
-            self._tally.not_ready.update(map(kind, tick.reasons))
-            return None
-        try:
-            output = self._policy.infer(tick.observation)
-        except InputError as error:
-            self._tally.not_ready[str(error)] += 1
-            return None
-        measured_s = output.latency_s["total"]
-        self.model_s += measured_s
-        delay_ns = round((measured_s if self._latency_s is None else self._latency_s) * NANOSECONDS)
-        self._busy_until_ns = tick.now_ns + delay_ns
-        self._shadow.send(output.chunk, tick.now_ns + delay_ns)
-        self._tally.rows.add("latency_s", [measured_s])
-        return output
+    def _count(self, turn: Turn, answer: Answer | None) -> None:
+        """Why there is no inference, or how long it took."""
+        self._tally.missed += turn.missed
+        if answer is None:
+            if not turn.missed:
+                self._tally.not_ready.update(map(kind, turn.tick.reasons))
+        elif answer.output is None:
+            self._tally.not_ready[answer.refused] += 1
+        else:
+            self.model_s += answer.seconds
+            self._tally.rows.add("latency_s", [answer.output.latency_s["total"]])
 
-    def _score(self, tick: Tick, output: PolicyOutput, flows: Mapping[str, np.ndarray | None]) -> None:
+    def _score(self, tick: Tick, answer: Answer, flows: Mapping[str, np.ndarray | None]) -> None:
         """What can be said at once; the rest waits for the recording to go on."""
+        output = answer.output
         rows, chunk = self._tally.rows, output.chunk
         rows.add("time_s", [(tick.now_ns - self._zero_ns) / NANOSECONDS])
         rows.add("jerk", [judge.jerk(chunk.positions, chunk.times)])
@@ -135,24 +165,8 @@ class Run:
                 for name, value in zip(("moved", "picture", "slip"), figures, strict=True):
                     rows.add(f"{name}/{camera}", [value])
         self._seen = dict(output.coordinates)
-        other = self._probe(tick.observation) if self._inferences % PROBE_EVERY == 0 else None
-        self._inferences += 1
+        other = answer.other.chunk if answer.other is not None else None
         self._pending.append(_Pending(self._tally, chunk, tick.observation.pose, other))
-
-    def _probe(self, observation: Observation) -> ActionChunk | None:
-        """The chunk of the same frame under the next instruction that the policy knows, or None where it has none."""
-        others = [words for words in self._words if words != observation.instruction]
-        if not others:
-            return None
-        words = others[self._inferences // PROBE_EVERY % len(others)]
-        seen = observation
-        changed = Observation(seen.stamp_ns, seen.images, seen.pose, seen.gripper, words)
-        try:
-            output = self._policy.infer(changed)
-        except InputError:
-            return None
-        self.model_s += output.latency_s["total"]
-        return output.chunk
 
     def _has_passed(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Whether all that the chunk speaks of has been read, or has not come although it is long past."""

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids_ros.policy import checkpoint as checkpoints
-from grids_ros.policy.checkpoint import CheckpointError
-from grids_ros.policy.grids import attached, detach
-from grids_ros.policy.runtime import Policy
+from grids_ros.policy.errors import CheckpointError
 
 DENSE = "dense"
 
@@ -40,17 +37,3 @@ def variants(folders: Sequence[Path], tokens: Sequence[str]) -> list[Variant]:
     if twice:
         raise CheckpointError(f"{', '.join(twice)} would be compared with itself: give each checkpoint once")
     return found
-
-
-def load(variant: Variant, device: str, denoising_steps: int | None) -> tuple[Policy, tuple[str, ...]]:
-    """The policy, and the instructions that it was trained with. Raises CheckpointError.
-
-    A number of tokens must be one that the checkpoint was trained with; "dense" takes the sampler off.
-    """
-    checkpoint = checkpoints.load(variant.folder)
-    if variant.tokens == DENSE and attached(checkpoint.model):
-        detach(checkpoint.model)
-    policy = Policy(checkpoint, device, denoising_steps)
-    if variant.tokens not in ("", DENSE):
-        policy.use_tokens(int(variant.tokens))
-    return policy, tuple(checkpoint.provenance.get("data", {}).get("instructions", ()))

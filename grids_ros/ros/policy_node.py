@@ -24,7 +24,7 @@ from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
 from grids_ros.observation import NotReady
 from grids_ros.parameters import AUTO, POLICY, ParameterError
-from grids_ros.policy.preprocess import InputError
+from grids_ros.policy.errors import InputError
 from grids_ros.policy.runtime import Policy
 from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window

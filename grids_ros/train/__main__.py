@@ -17,7 +17,8 @@ import torch
 
 from grids_ros.data.bags import Topics
 from grids_ros.policy import checkpoint as checkpoints
-from grids_ros.policy.checkpoint import Checkpoint, CheckpointError, PolicySpec, create, save
+from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
 from grids_ros.sampler import SamplerConfig

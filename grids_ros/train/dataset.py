@@ -17,12 +17,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
-from grids_ros.data.bags import Episode, Topics, read_episodes
+from grids_ros.data.bags import MAX_GAP_NS, Episode, Topics, read_episodes
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.images import to_rgb
 from grids_ros.policy.preprocess import letterbox, to_actions, to_state
 
-MAX_GAP_NS = 150_000_000  # between two targets that belong together
 MAX_SKEW_NS = 60_000_000  # between an image and the pose, the opening or the other cameras' images paired with it
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from grids_ros.policy.checkpoint import Checkpoint, CheckpointError
+from grids_ros.policy.checkpoint import Checkpoint
+from grids_ros.policy.errors import CheckpointError
 
 WORDS = "embed_tokens.weight"  # how the names of the tensors end that have a row per word
 
