@@ -162,9 +162,16 @@ def test_weights_in_several_files(tmp_path):
 
 def test_half_precision_is_that_of_every_tensor(tmp_path):
     model = pi0()
-    converted = convert(save_lerobot(tmp_path / "theirs", model), tmp_path / "ours", *FOLLOWED, precision="bfloat16")
-    assert {tensor.dtype for tensor in converted.model.state_dict().values()} == {torch.bfloat16}
-    assert same_weights(converted.model, model)
+    source = save_lerobot(tmp_path / "theirs", model)
+    half = convert(source, tmp_path / "half", *FOLLOWED, precision="bfloat16")
+    assert {tensor.dtype for tensor in half.model.state_dict().values()} == {torch.bfloat16}
+    assert same_weights(half.model, model)
+    whole = convert(source, tmp_path / "whole", *FOLLOWED)
+    seen = observation(whole.spec.cameras)
+    chunks = [Policy(checkpoint).infer(seen).chunk for checkpoint in (half, whole)]
+    spread = np.abs(chunks[1].positions - POSE.position).max()
+    np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=0.05 * spread)
+    assert (chunks[0].positions != chunks[1].positions).any()
 
 
 def test_cameras_are_chosen_and_named_in_the_order_of_the_model(tmp_path, capsys):
