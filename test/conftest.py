@@ -6,6 +6,11 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no time limit on any: a commit that passes, passes again. Search for new ones
+# with --hypothesis-profile=default.
+settings.load_profile("ci")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The adaptive number of tokens, on devices whose latencies are known."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grids_ros.control.budget import BLOCK, FASTER, ROOM, TRIALS, TokenBudget
@@ -65,8 +65,9 @@ def test_it_goes_up_again_when_the_load_is_gone_and_not_before(load, share):
 
 
 @given(st.integers(0, 2**32), st.floats(0.2, 1.5))
+@example(6138, 1.3671875)  # 8 tokens take 0.957 of the deadline
 def test_noise_of_a_tenth_does_not_make_it_waver(seed, share):
-    """Once settled it changes at most where the deadline itself lies within the noise."""
+    """Once settled it changes at most where a number's latency is the deadline itself, to within the noise."""
     import numpy as np
 
     random = np.random.default_rng(seed)
@@ -74,7 +75,7 @@ def test_noise_of_a_tenth_does_not_make_it_waver(seed, share):
     budget = TokenBudget(BUDGETS, DEADLINE_S)
     run(budget, device, noise=lambda i: random.uniform(0.95, 1.05))
     settled = run(budget, device, noise=lambda i: random.uniform(0.95, 1.05))
-    assert len(set(settled)) == 1 or abs(share - 1.0) < 0.06
+    assert len(set(settled)) == 1 or any(abs(time / DEADLINE_S - 1.0) < 0.06 for time in device.values())
 
 
 @given(st.lists(latencies, min_size=1, max_size=200), st.sampled_from(BUDGETS))
