@@ -123,15 +123,20 @@ def test_the_new_bag_has_the_original_messages_and_the_chunks_of_the_policy(scor
             message = new.deserialize(data, connection.msgtype)
             moved = [point.transforms[0].translation for point in message.points]
             chunks[message.header.stamp.sec * 10**9 + message.header.stamp.nanosec] = [(v.x, v.y, v.z) for v in moved]
-    policy, settings = Policy.load(checkpoint), read(None, {}, {})
-    with Source(bag) as source:
-        clockwork = Clockwork(
-            source, find_topics(source, settings, policy.cameras, "", ""), policy.cameras, settings.policy
-        )
-        ticks = [tick for tick in clockwork.ticks(Span(source.start_ns, source.end_ns)) if tick.observation]
-    assert {tick.observation.stamp_ns for tick in ticks} == set(chunks)
-    chunk = policy.infer(ticks[7].observation).chunk
+    policy = Policy.load(checkpoint)
+    seen = observations(bag, policy.cameras)
+    assert {observation.stamp_ns for observation in seen} == set(chunks)
+    chunk = policy.infer(seen[7]).chunk
     np.testing.assert_array_equal(chunks[chunk.stamp_ns], chunk.positions)
+
+
+def observations(bag, cameras) -> list:
+    """What a policy is shown of a bag, at the nodes' defaults."""
+    settings = read(None, {}, {})
+    with Source(bag) as source:
+        clockwork = Clockwork(source, find_topics(source, settings, cameras, "", ""), cameras, settings.policy)
+        ticks = clockwork.ticks(Span(source.start_ns, source.end_ns))
+        return [tick.observation for tick in ticks if tick.observation]
 
 
 def test_the_same_bag_twice_gives_the_same_summary(tmp_path, scored, bag, checkpoint):
@@ -147,6 +152,18 @@ def test_token_counts_and_the_dense_model_are_compared_side_by_side(tmp_path, ba
     assert summary["overall"]["tiny dense"]["coordinates"] == {} and summary["overall"]["tiny K=2"]["coordinates"]
     page = (tmp_path / "report.html").read_text()
     assert all(label in page for label in summary["overall"])
+
+
+def test_fewer_denoising_steps_are_held_against_the_first_column(tmp_path, bag, checkpoint):
+    steps = ["--denoising-steps", "3", "1"]
+    code, summary = replay(tmp_path, bag, "--checkpoint", checkpoint, *steps)
+    three, one = (summary["overall"][f"tiny {count} steps"] for count in (3, 1))
+    assert code == SCORED and three["from_first"] == {"mm": None, "deg": None}
+    policies = [Policy.load(checkpoint, denoising_steps=count) for count in (3, 1)]
+    pairs = [[p.infer(seen).chunk.positions for p in policies] for seen in observations(bag, policies[0].cameras)]
+    apart_mm = [1e3 * np.linalg.norm(more - fewer, axis=1).mean() for more, fewer in pairs]
+    assert one["from_first"]["mm"] == pytest.approx(np.mean(apart_mm), rel=1e-3)
+    assert "From the first column" in (tmp_path / "report.html").read_text()
 
 
 def test_fewer_tokens_are_the_first_of_the_coordinates(checkpoint):
@@ -283,7 +300,9 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
         assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("option", ["--range=5:2", "--latency=-1", "--workers=0", "--tolerance=nan"])
+@pytest.mark.parametrize(
+    "option", ["--range=5:2", "--denoising-steps=0", "--latency=-1", "--workers=0", "--tolerance=nan"]
+)
 def test_an_option_that_makes_no_sense_is_refused(option, bag, checkpoint, capsys):
     with pytest.raises(SystemExit) as ended:
         main([str(bag), "--checkpoint", str(checkpoint), option])

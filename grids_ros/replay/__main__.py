@@ -53,6 +53,13 @@ def delay(text: str) -> float | None:
     return value / 1e3
 
 
+def positive(text: str) -> int:
+    """A number from 1 up."""
+    if not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number from 1 up")
+    return int(text)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     usage, _, codes = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m grids_ros replay", description=usage, epilog=codes)
@@ -60,6 +67,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder or file")
     add("--checkpoint", nargs="+", type=Path, required=True, metavar="DIR", help="folder, or several to compare")
     add("--tokens", nargs="+", default=[], metavar="K", help="compare at these, such as: 16 4 dense")
+    add(
+        "--denoising-steps", nargs="+", type=positive, default=[], metavar="N", help="compare at these, such as: 10 5 2"
+    )
     add("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
     add("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
     add("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
@@ -88,7 +98,7 @@ def jobs(options: argparse.Namespace) -> list:
 
     settings = read(options.params_file, assignments(options.param, "--param"), assignments(options.remap, "--remap"))
     alone = len(options.bags) == 1
-    compared = tuple(variants(options.checkpoint, options.tokens))
+    compared = tuple(variants(options.checkpoint, options.tokens, options.denoising_steps))
     found = []
     for place, bag in enumerate(options.bags):
         name = bag.stem if alone or [b.stem for b in options.bags].count(bag.stem) == 1 else f"{place + 1}_{bag.stem}"

@@ -195,10 +195,11 @@ class _Replay:
             if tick.episode >= 0:
                 self._mark(tick)
             flows = self._flow(tick)
+            outputs = {label: answer.output for label, answer in answers.items() if answer.output is not None}
+            first = outputs.get(next(iter(self._runs)))
             for label, run in self._runs.items():
-                run.tick(turns[label], answers.get(label), flows)
+                run.tick(turns[label], answers.get(label), flows, first)
             if tick.observation is not None and tick.episode >= 0:
-                outputs = {label: answer.output for label, answer in answers.items() if answer.output is not None}
                 film.add(tick, outputs)
                 if copy:
                     copy.add(tick, outputs, tick.frames)

@@ -57,7 +57,7 @@ def jerk(positions: np.ndarray, times: np.ndarray) -> float:
 
 
 def disagreement(chunk: ActionChunk, before: ActionChunk) -> tuple[float, float]:
-    """How far two consecutive chunks are apart where both say something: mean distance [mm] and angle [deg].
+    """How far two chunks are apart where both say something: mean distance [mm] and angle [deg].
 
     NaN when they do not overlap.
     """

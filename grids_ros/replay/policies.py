@@ -128,7 +128,7 @@ def load(variant: Variant, device: str, denoising_steps: int | None):
     checkpoint = checkpoints.load(variant.folder)
     if variant.tokens == DENSE and attached(checkpoint.model):
         detach(checkpoint.model)
-    policy = Policy(checkpoint, device, denoising_steps)
+    policy = Policy(checkpoint, device, variant.steps or denoising_steps)
     if variant.tokens not in ("", DENSE):
         policy.use_tokens(int(variant.tokens))
     return policy, tuple(checkpoint.provenance.get("data", {}).get("instructions", ()))

@@ -111,8 +111,14 @@ class Run:
                 getattr(self._tally, name).update(getattr(shadow, name))
             self._tally.largest_cut_mm = max(self._tally.largest_cut_mm, shadow.largest_cut_mm)
 
-    def tick(self, turn: Turn, answer: Answer | None, flows: Mapping[str, np.ndarray | None]) -> None:
-        """Take a tick, once it is known what the policy said to it."""
+    def tick(
+        self,
+        turn: Turn,
+        answer: Answer | None,
+        flows: Mapping[str, np.ndarray | None],
+        first: PolicyOutput | None = None,
+    ) -> None:
+        """Take a tick, once it is known what the policy said to it. first: what the first of those compared said."""
         tick = turn.tick
         if tick.cut_ns is not None or tick.back:
             self._judge(list(self._pending), tick.cut_ns)
@@ -126,6 +132,7 @@ class Run:
         if answer is not None and answer.output is not None:
             self._shadow.send(answer.output.chunk, tick.now_ns + self.turns.delay_ns(answer.output))
             self._score(tick, answer, flows)
+            self._compare(answer.output, first)
         while self._pending and self._has_passed(self._pending[0].chunk, tick.now_ns):
             self._judge([self._pending.popleft()])
 
@@ -167,6 +174,13 @@ class Run:
         self._seen = dict(output.coordinates)
         other = answer.other.chunk if answer.other is not None else None
         self._pending.append(_Pending(self._tally, chunk, tick.observation.pose, other))
+
+    def _compare(self, output: PolicyOutput, first: PolicyOutput | None) -> None:
+        """How far a chunk is from that of the first policy, on the same observation."""
+        if first is not None and first is not output:
+            from_mm, from_deg = judge.disagreement(output.chunk, first.chunk)
+            self._tally.rows.add("from_first_mm", [from_mm])
+            self._tally.rows.add("from_first_deg", [from_deg])
 
     def _has_passed(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Whether all that the chunk speaks of has been read, or has not come although it is long past."""

@@ -79,6 +79,7 @@ class Tally:
             "gripper_mm": _by_step(rows.get("gripper_mm")),
             "jerk_m_s3": {"chunks": _mean(rows.get("jerk")), "recorded": _mean(rows.get("recorded_jerk"))},
             "chunk_to_chunk": {"mm": _mean(rows.get("apart_mm")), "deg": _mean(rows.get("apart_deg"))},
+            "from_first": {"mm": _mean(rows.get("from_first_mm")), "deg": _mean(rows.get("from_first_deg"))},
             "instruction": {
                 name: _mean(rows.get(f"other_{name}")) for name in ("change_mm", "error_mm", "right_error_mm")
             },
