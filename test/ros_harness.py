@@ -23,11 +23,13 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header, String
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from grids_ros.datatypes import ActionChunk, Pose
-from grids_ros.ros import conversions, qos
+from grids_ros.ros import chunk_bytes, conversions, qos
 
 WAIT_S = 20.0  # bound of every wait; a passing test takes a small part of it
 HOME = Pose((0.45, 0.0, 0.30), (1.0, 0.0, 0.0, 0.0))
@@ -51,6 +53,12 @@ def private_domain() -> int:
         else:
             raise RuntimeError("no free ROS domain")
     return int(os.environ["ROS_DOMAIN_ID"])
+
+
+def chunk_messages(chunk: ActionChunk, base: str = "base", tool: str = "tool"):
+    """`action_chunk` and `gripper_chunk` as whoever hears the policy node gets them."""
+    poses = deserialize_message(chunk_bytes.poses_to_bytes(chunk, base, tool), MultiDOFJointTrajectory)
+    return poses, deserialize_message(chunk_bytes.gripper_to_bytes(chunk, base), JointTrajectory)
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S):

@@ -9,7 +9,7 @@ pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
 from geometry_msgs.msg import PoseStamped
 from recording import PERIOD, START, write_recording
-from ros_harness import Ros, until
+from ros_harness import Ros, chunk_messages, until
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, JointState
@@ -43,7 +43,7 @@ def replayed(bag, checkpoint) -> dict:
             Span(source.start_ns, source.end_ns)
         ):
             if tick.observation is not None:
-                sent = conversions.from_chunk(policy.infer(tick.observation).chunk, "base", "tool")
+                sent = chunk_messages(policy.infer(tick.observation).chunk)
                 found[tick.observation.stamp_ns] = (tick.observation, conversions.to_chunk(*sent, "base", "tool"))
     return found
 

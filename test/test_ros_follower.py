@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
 from builtin_interfaces.msg import Duration
-from ros_harness import HOME, Arm, Ros, altered_pose, chunk_to, say, until
+from ros_harness import HOME, Arm, Ros, altered_pose, chunk_messages, chunk_to, say, until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
@@ -29,7 +29,7 @@ class Policy:
         self.gripper = ros.publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
 
     def publish(self, chunk, change=None) -> None:
-        poses, gripper = conversions.from_chunk(chunk, "base", "tool")
+        poses, gripper = chunk_messages(chunk)
         if change:
             change(poses, gripper)
         self.gripper.publish(gripper)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class Policy:
         """merge: as `Engine` takes it. Raises ValueError for more than can be merged."""
         self._checkpoint = checkpoint
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
-        self._prompt = checkpoint.prompt()
+        self._read_prompt()
         self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps, merge)
         self._image_size = checkpoint.model.config.vlm_config.vision_config.image_size
         self.cameras, self.budgets = checkpoint.spec.cameras, checkpoint.budgets
@@ -75,8 +76,13 @@ class Policy:
         wrapped = attached(self._model)
         if wrapped:
             wrapped.sampler.use(tokens)
-            self._prompt = self._checkpoint.prompt()
+            self._read_prompt()
             self.tokens_per_camera = tokens
+
+    def _read_prompt(self) -> None:
+        """For the number of tokens that the model has now."""
+        self._prompt = self._checkpoint.prompt()
+        self._encode = lru_cache(maxsize=8)(self._prompt.encode)  # one instruction serves many inferences
 
     def check_tokens(self, tokens: int) -> None:
         """Raises CheckpointError for a number of tokens that the checkpoint was not trained with."""
@@ -114,7 +120,7 @@ class Policy:
         if missing:
             raise InputError(f"observation lacks cameras {missing}; it has {sorted(observation.images)}")
         images = [preprocess.letterbox(observation.images[name], self._image_size) for name in self.cameras]
-        ids, mask = self._prompt.encode(observation.instruction)
+        ids, mask = self._encode(observation.instruction)
         config = self._model.config
         normalization = self._checkpoint.normalization
         spec = self._checkpoint.spec

@@ -8,17 +8,12 @@ from __future__ import annotations
 import array
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point, PoseStamped, Quaternion, Transform, Vector3
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, PoseStamped, Quaternion
 from geometry_msgs.msg import Pose as PoseMessage
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
-from trajectory_msgs.msg import (
-    JointTrajectory,
-    JointTrajectoryPoint,
-    MultiDOFJointTrajectory,
-    MultiDOFJointTrajectoryPoint,
-)
+from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.messages import GRIPPER_JOINT, check_frame, to_ns, to_opening, to_pose
@@ -26,7 +21,6 @@ from grids_ros.messages import GRIPPER_JOINT, check_frame, to_ns, to_opening, to
 __all__ = [
     "GRIPPER_JOINT",
     "check_frame",
-    "from_chunk",
     "from_intrinsics",
     "from_pose",
     "from_pose_stamped",
@@ -55,21 +49,6 @@ def from_pose(pose: Pose) -> PoseMessage:
 def from_pose_stamped(pose: Pose, frame: str, stamp_ns: int) -> PoseStamped:
     """A pose of the tool in `frame`."""
     return PoseStamped(header=Header(stamp=to_stamp(stamp_ns), frame_id=frame), pose=from_pose(pose))
-
-
-def from_chunk(chunk: ActionChunk, base: str, tool: str) -> tuple[MultiDOFJointTrajectory, JointTrajectory]:
-    """`action_chunk` and `gripper_chunk`, with the same stamp and the same times."""
-    header = Header(stamp=to_stamp(chunk.stamp_ns), frame_id=base)
-    poses = MultiDOFJointTrajectory(header=header, joint_names=[tool])
-    gripper = JointTrajectory(header=Header(stamp=header.stamp, frame_id=base), joint_names=[GRIPPER_JOINT])
-    for seconds, position, quaternion, opening in zip(
-        chunk.times, chunk.positions, chunk.quaternions, chunk.gripper, strict=True
-    ):
-        due = _duration(seconds)
-        transform = Transform(translation=Vector3(**_xyz(position)), rotation=_quaternion(quaternion))
-        poses.points.append(MultiDOFJointTrajectoryPoint(transforms=[transform], time_from_start=due))
-        gripper.points.append(JointTrajectoryPoint(positions=[float(opening)], time_from_start=due))
-    return poses, gripper
 
 
 def to_chunk(poses: MultiDOFJointTrajectory, gripper: JointTrajectory, base: str, tool: str) -> ActionChunk:
@@ -118,11 +97,6 @@ def from_intrinsics(matrix: np.ndarray, height: int, width: int, frame: str) -> 
     info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     info.p = [float(value) for value in np.hstack([matrix, np.zeros((3, 1))]).reshape(12)]
     return info
-
-
-def _duration(seconds: float) -> Duration:
-    sec, nanosec = divmod(round(float(seconds) * NANOSECONDS), NANOSECONDS)
-    return Duration(sec=sec, nanosec=nanosec)
 
 
 def _xyz(vector: np.ndarray) -> dict[str, float]:

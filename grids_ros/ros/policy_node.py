@@ -27,6 +27,7 @@ from grids_ros.parameters import AUTO, POLICY, ParameterError
 from grids_ros.policy.errors import InputError
 from grids_ros.policy.runtime import Policy
 from grids_ros.ros import conversions, markers, qos
+from grids_ros.ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
 from grids_ros.ros.managed import STEADY, ManagedNode, run
@@ -199,7 +200,7 @@ class PolicyNode(ManagedNode):
     def _publish_chunk(self, output: PolicyOutput, generation: int) -> bool:
         """False when the chunk was dropped: the instruction changed, or the node was deactivated, meanwhile."""
         base, tool = self.settings["base_frame"], self.settings["tool_frame"]
-        poses, gripper = conversions.from_chunk(output.chunk, base, tool)
+        poses, gripper = poses_to_bytes(output.chunk, base, tool), gripper_to_bytes(output.chunk, base)
         with self._lock:
             if not self._active:
                 return False
@@ -221,7 +222,7 @@ class PolicyNode(ManagedNode):
         streams, stamp_ns = self._streams, observation.stamp_ns
         shown = [markers.chunk_path(output.chunk, self.settings["base_frame"])]
         for index, (name, coordinates) in enumerate(output.coordinates.items()):
-            frame, info = streams.frames[name], streams.infos.get(name)
+            frame, info = streams.frames[name], streams.info(name)
             shown.append(markers.sampled_points(index, name, coordinates, frame, stamp_ns, info))
         self._points_publisher.publish(MarkerArray(markers=shown))
         for name, publisher in self._overlay_publishers.items():

@@ -28,7 +28,7 @@ class Streams:
         self._intake, self._lock = Intake(cameras, settings), threading.Lock()
         self._logger = node.get_logger()
         self.frames = self._intake.frames
-        self.infos: dict[str, CameraInfo] = {}
+        self._infos: dict[str, CameraInfo] = {}
         self._pose = Inbox(node, PoseStamped, "current_pose", qos.MEASURED_HISTORY)
         self._joints = Inbox(node, JointState, "joint_states", qos.MEASURED_HISTORY)
         self._images, self._info_inboxes = {}, {}
@@ -41,11 +41,14 @@ class Streams:
         """The Observation at `now_ns`. Raises NotReady with every reason, refused messages included."""
         newest = {name: inbox.newest() for name, inbox in self._images.items()}
         images = {name: message for name, message in newest.items() if message is not None}
-        for name, inbox in self._info_inboxes.items():
-            self.infos[name] = inbox.newest() or self.infos.get(name)
         with self._lock:
             self._take(images)
             return self._intake.observe(instruction, now_ns)
+
+    def info(self, name: str) -> CameraInfo | None:
+        """The newest of a camera; None before the first. Not read with the observation: no action waits for it."""
+        self._infos[name] = self._info_inboxes[name].newest() or self._infos.get(name)
+        return self._infos[name]
 
     def keep_up(self) -> None:
         """Take in the measured poses and joints that have come."""
