@@ -11,7 +11,7 @@ from grids_ros.data.record import Demonstration, main, record
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.images import to_rgb
 from grids_ros.sim import model
-from grids_ros.sim.disturbance import Push, Shove, plan
+from grids_ros.sim.disturbance import Detour, Push, Shove, plan, stray
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import BOWL_TASKS, LIFT_INSTRUCTIONS, LIFT_TASKS, STACK_TASKS, in_place
 from grids_ros.sim.variation import Variation
@@ -127,6 +127,32 @@ def test_a_shoved_object_leaves_a_gap_too(tmp_path):
     red = episode.objects[1][:, 0]
     slid = red[np.searchsorted(episode.objects[0], 1.9 * NANOSECONDS)] - red[0]
     assert -0.06 < slid[1] < -0.01 and abs(slid[0]) < 0.01
+
+
+def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):
+    scene, (red, green, _) = Scene(7, 64), LIFT_TASKS
+    scene.reset(7)
+    home = scene.tool_pose().position
+    demonstration = Demonstration(scene, red, NANOSECONDS, detour=Detour(green, 0.08))
+    assert demonstration.run()
+    with BagWriter(tmp_path / "bag") as bag:
+        demonstration.write(bag)
+    scene.close()
+    (episode,) = read_episodes(tmp_path / "bag")
+    start, positions = episode.poses[0][0], episode.poses[1]
+    assert episode.instruction == red.instruction and start > NANOSECONDS
+    at = episode.objects[1][0][model.OBJECTS.index("green")]
+    assert np.linalg.norm(positions[0] - at) <= 0.08 < np.linalg.norm(home - at)
+    assert episode.targets[0][0] == start == episode.images["base"][0][0]
+
+
+@pytest.mark.parametrize("task", [LIFT_TASKS[1], STACK_TASKS[0]])
+def test_another_cube_of_the_same_task_is_named_at_first_in_some_episodes(task):
+    drawn = [stray(np.random.default_rng([0, number]), task) for number in range(200)]
+    strayed = [detour for detour in drawn if detour]
+    assert 30 < len(strayed) < 90
+    assert {detour.task.colour for detour in strayed} == set(model.COLOURS) - {task.colour}
+    assert all(detour.task.name == task.name and 0.03 <= detour.until_m <= 0.15 for detour in strayed)
 
 
 @pytest.mark.parametrize("task", [LIFT_TASKS[0], STACK_TASKS[0]], ids=lambda task: task.name)

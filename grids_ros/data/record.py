@@ -1,7 +1,8 @@
 """python -m grids_ros record: scripted demonstrations in the simulated scene, as rosbag2, one bag per process.
 
-Some episodes are disturbed: the arm is driven aside or an object is shoved, and the demonstrator recovers. Nothing is
-recorded meanwhile, so `target_pose` never says what a policy should not do; the recovery is what there is to learn.
+Some episodes are disturbed: the arm is driven aside, an object is shoved, or another cube was named at first; and the
+demonstrator recovers. Nothing is recorded meanwhile, so `target_pose` never says what a policy should not do; the
+recovery is what there is to learn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from grids_ros.data.bags import BagWriter
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.sim import model
-from grids_ros.sim.disturbance import Push, Shove, plan
+from grids_ros.sim.disturbance import Detour, Push, Shove, plan, stray
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, SuccessMonitor, Task, in_turn
@@ -36,9 +37,18 @@ Event = Callable[[BagWriter], None]
 class Demonstration:
     """One episode, kept in memory until it is known to have succeeded."""
 
-    def __init__(self, scene: Scene, task: Task, start_ns: int, disturbances: Sequence[Push | Shove]):
+    def __init__(
+        self,
+        scene: Scene,
+        task: Task,
+        start_ns: int,
+        disturbances: Sequence[Push | Shove] = (),
+        detour: Detour | None = None,
+    ):
+        """start_ns: of the scene's time. detour: what was asked for before."""
         self._scene, self._task, self._start_ns = scene, task, start_ns
-        self._disturbances = list(disturbances)
+        self._disturbances, self._detour = list(disturbances), detour
+        self._begun_ns = start_ns
         self._events: list[Event] = []
         self._commanded: float | None = None
 
@@ -47,6 +57,8 @@ class Demonstration:
 
     def run(self) -> bool:
         """Act until a while after success; False when it does not come in time."""
+        if self._detour and not self._stray(self._detour):
+            return False
         expert, monitor = Expert(self._task), SuccessMonitor(self._task)
         done_s, tick = None, 0
         while done_s is None or self._scene.time_s < done_s + AFTER_SUCCESS_S:
@@ -64,6 +76,16 @@ class Demonstration:
                 done_s = self._scene.time_s
         self._observe()
         return self._task.success(self._scene)
+
+    def _stray(self, detour: Detour) -> bool:
+        """Go for the cube that was named at first; False when it is not reached in time. Recording begins after it."""
+        expert = Expert(detour.task)
+        while not detour.over(self._scene):
+            if self._scene.time_s > LIMIT_S:
+                return False
+            self._scene.step(*expert.act(self._scene), PERIOD_S)
+        self._begun_ns = self._now_ns()
+        return True
 
     def _disturb(self) -> bool:
         """The next disturbance, if it is due."""
@@ -99,7 +121,7 @@ class Demonstration:
 
     def write(self, bag: BagWriter) -> None:
         """The whole episode, between its instruction and an empty one."""
-        bag.instruction(self._start_ns - _MARGIN_NS, self._task.instruction)
+        bag.instruction(self._begun_ns - _MARGIN_NS, self._task.instruction)
         for event in self._events:
             event(bag)
         bag.instruction(self.end_ns, "")
@@ -122,7 +144,9 @@ def record(
         for number in episodes:
             scene.reset(seed + number)
             task = tasks[number % len(tasks)]
-            demonstration = Demonstration(scene, task, start_ns, plan(np.random.default_rng([seed, number]), task))
+            events = plan(np.random.default_rng([seed, number]), task)
+            detour = stray(np.random.default_rng([seed, number, 1]), task)
+            demonstration = Demonstration(scene, task, start_ns, events, detour)
             succeeded = demonstration.run()
             if succeeded:
                 demonstration.write(bag)

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.timeline import JOINS
-from grids_ros.evaluate.episode import Detour, Result, Step, play
+from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
+from grids_ros.sim.disturbance import Detour
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, Task
 from grids_ros.sim.variation import KINDS

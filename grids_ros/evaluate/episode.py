@@ -15,6 +15,7 @@ from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
 from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
 from grids_ros.observation import AgeLimits, ObservationBuffer
+from grids_ros.sim.disturbance import Detour
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import SuccessMonitor, Task
 
@@ -30,19 +31,6 @@ class Infers(Protocol):
     cameras: tuple[str, ...]
 
     def infer(self, observation: Observation, *, continuation: Continuation | None = None) -> PolicyOutput: ...
-
-
-@dataclass(frozen=True)
-class Detour:
-    """Another task is asked for at first, until the tool's centre is so near the cube that it names [m]."""
-
-    task: Task
-    until_m: float
-
-    def over(self, scene: Scene) -> bool:
-        """Whether the tool has come as near as that."""
-        away = scene.object_positions()[self.task.colour] - scene.tool_pose().position
-        return bool(np.linalg.norm(away) <= self.until_m)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +114,8 @@ def play(
         tick += 1
         if detour and detour.over(scene):
             buffer.instruction, detour = task.instruction, None
+            continuity.forget()  # as the node does: no chunk for the old instruction is sent, or gone on from
+            arriving = None
         success = monitor.update(scene)
         wrong.update(task.wrong(scene))
     coordinates = {name: np.stack(points) for name, points in seen.items() if points}

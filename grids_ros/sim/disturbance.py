@@ -1,4 +1,5 @@
-"""What goes wrong in a demonstration, so that there is a recovery to learn from: pushes of the arm, shoved objects."""
+"""What goes wrong in a demonstration, so that there is a recovery to learn from: pushes of the arm, shoved objects,
+and somebody who names another cube than the one that was meant."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ import numpy as np
 
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import Task
+from grids_ros.sim.tasks import TASKS, Task
 
 _PUSHED = 0.5  # part of the episodes with one or two pushes
 _SHOVED = 0.3  # part of the episodes with an object shoved
+_STRAYED = 0.3  # part of the episodes in which another cube was named at first
 _NEAR = 0.05  # from the cube: close to grasping it [m]
 _PUSH_TIMES_S = (0.3, 0.4, 0.5)
 _PUSH_M, _PUSH_YAW = 0.08, 0.6
 _LOWEST = 0.015  # of the tool after a push: the fingers stay off the table [m]
 _SHOVE_SPEED, _SHOVE_SPIN = (0.3, 0.9), 6.0  # a cube slides by 0.5 to 4 cm [m/s], and turns [rad/s]
+_STRAY_M = (0.03, 0.15)  # of the tool from that cube when the right one is named; the fingers still stand open
 _SLIDE_S = 0.3  # until it lies still
 
 
@@ -65,6 +68,19 @@ class Shove:
         scene.step(None, None, _SLIDE_S)
 
 
+@dataclass(frozen=True)
+class Detour:
+    """Another task is asked for at first, until the tool's centre is so near the cube that it names [m]."""
+
+    task: Task
+    until_m: float
+
+    def over(self, scene: Scene) -> bool:
+        """Whether the tool has come as near as that."""
+        away = scene.object_positions()[self.task.colour] - scene.tool_pose().position
+        return bool(np.linalg.norm(away) <= self.until_m)
+
+
 def plan(rng: np.random.Generator, task: Task) -> list[Push | Shove]:
     """None in a third of the episodes, else up to three, in the order of their times."""
     until_s = 3.6 if task.onto else 2.2  # about as long as it takes undisturbed
@@ -82,3 +98,10 @@ def plan(rng: np.random.Generator, task: Task) -> list[Push | Shove]:
         name, spin = str(rng.choice(task.objects)), float(rng.uniform(-_SHOVE_SPIN, _SHOVE_SPIN))
         events.append(Shove(float(rng.uniform(0.1, until_s)), name, velocity, spin))
     return sorted(events, key=lambda event: event.after_s)
+
+
+def stray(rng: np.random.Generator, task: Task) -> Detour | None:
+    """Which cube is named at first, in the same words; None in most of the episodes."""
+    others = [other for other in TASKS[task.name] if other.colour != task.colour]
+    chosen, until_m = others[rng.integers(len(others))], float(rng.uniform(*_STRAY_M))
+    return Detour(chosen, until_m) if rng.random() < _STRAYED else None
