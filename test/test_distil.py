@@ -28,6 +28,7 @@ from grids_ros.train.distillation import distillation, relative_error, unpruned
 from grids_ros.train.loop import Trainer
 from grids_ros.train.lora import projections
 from grids_ros.train.losses import embed, read, velocity
+from grids_ros.train.options import parse
 from grids_ros.train.parallel import join
 from grids_ros.train.recipe import Recipe
 from grids_ros.train.start import prune
@@ -343,5 +344,5 @@ def test_what_cannot_be_distilled_is_refused_with_the_reason(train, tmp_path, ca
 )
 def test_options_that_make_no_sense_are_named(options, said, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command.parse(["bags", "--out", str(tmp_path), *options])
+        parse(["bags", "--out", str(tmp_path), *options], "")
     assert said in capsys.readouterr().err

@@ -22,12 +22,12 @@ from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
 from grids_ros.train import diagnosis
-from grids_ros.train.__main__ import parse
 from grids_ros.train.batches import Batches
 from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
 from grids_ros.train.loop import Trainer
 from grids_ros.train.losses import LocationHeads, attraction, sample_times
+from grids_ros.train.options import parse
 from grids_ros.train.places import places
 from grids_ros.train.recipe import Recipe
 from grids_ros.train.start import start_from
@@ -333,7 +333,7 @@ def _remembering(told: list):
 
 def test_there_must_be_something_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse(["demos", "--out", str(tmp_path / "new"), "--resume"])
+        parse(["demos", "--out", str(tmp_path / "new"), "--resume"], "")
     assert "training.safetensors to resume from" in capsys.readouterr().err
 
 

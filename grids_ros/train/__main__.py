@@ -25,7 +25,8 @@ from grids_ros.train.card import plot_losses, write_card
 from grids_ros.train.dataset import Samples, Window, load
 from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Trainer, stage_of
-from grids_ros.train.parallel import DEVICES, World, join
+from grids_ros.train.options import STATE, TUNE_RATE, parse
+from grids_ros.train.parallel import World, join
 from grids_ros.train.recipe import Recipe
 from grids_ros.train.start import prune, sampler_config, start_from
 
@@ -34,69 +35,9 @@ STEP_S = 0.1
 HORIZON = 12
 DENOISING_STEPS = 5
 SAVE_EVERY = 100  # steps
-STATE = "training.safetensors"  # what --resume goes on from
 LOG = "losses.jsonl"
 CAMERAS = ("base", "wrist")
-TUNE_RATE = 1e-4  # for weights that are good already
 HELD_OUT = 25  # one episode in so many is kept for the diagnosis
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m grids_ros train", description=__doc__.splitlines()[0])
-    parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders, or folders of them")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--tokens", type=int, default=16, help="K per camera; 0 trains the dense model (default: 16)")
-    parser.add_argument("--nested", type=int, nargs="+", default=[], help="smaller K that must do as well, as 4 8")
-    parser.add_argument("--steps", type=int, default=3000, help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=Recipe.batch, help="of one update, in all (default: %(default)s)")
-    parser.add_argument(
-        "--learning-rate", type=float, help=f"default: {Recipe.learning_rate:g}, fine-tuning {TUNE_RATE:g}"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--attraction", type=float, default=Recipe.attraction, help="weight, where bags say places (default: 50)"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
-
-    begin = parser.add_argument_group("what to begin with (default: the demo's model, with random weights)")
-    one = begin.add_mutually_exclusive_group()
-    one.add_argument("--start", type=Path, help="checkpoint to start from; it must have the same cameras and K")
-    one.add_argument("--from", dest="dense", type=Path, metavar="DENSE", help="dense checkpoint, to be given a GridS")
-    begin.add_argument(
-        "--distil-steps", type=int, default=1000, help="--from: of the sampler alone, before --steps (default: 1000)"
-    )
-    begin.add_argument("--lora", type=int, default=0, metavar="RANK", help="--from: fine-tune updates of this rank")
-    begin.add_argument("--cameras", nargs="+", help="in order (default: base wrist; --from: those of DENSE)")
-
-    how = parser.add_argument_group("computing; the numbers stay the same but for rounding. Also under torchrun")
-    how.add_argument("--device", choices=DEVICES, default="cpu", help="default: %(default)s")
-    how.add_argument("--threads", type=int, default=_cores(), help="of each process (default: %(default)s)")
-    how.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay in float32")
-    how.add_argument("--accumulate", type=int, default=1, metavar="N", help="a batch in N parts, for less memory")
-    how.add_argument("--gradient-checkpointing", action="store_true", help="layers computed twice, for less memory")
-    options = parser.parse_args(arguments)
-    least = {"tokens": 1 if options.dense else 0, "steps": 0 if options.dense else 1, "distil_steps": 0, "lora": 0}
-    for name, bound in {**least, "batch": 1, "threads": 1, "accumulate": 1}.items():
-        if getattr(options, name) < bound:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least {bound}")
-    if options.dense and options.steps + options.distil_steps == 0:
-        parser.error("--steps and --distil-steps are both 0, expected at least one step")
-    if options.lora and not options.dense:
-        parser.error(f"--lora is {options.lora}, and without --from there are no weights to keep")
-    if options.resume and not (options.out / STATE).exists():
-        parser.error(f"there is no {options.out / STATE} to resume from")
-    if any(not 1 <= k <= options.tokens for k in options.nested):
-        parser.error(f"--nested is {options.nested}, expected numbers from 1 to --tokens, {options.tokens}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda, and torch finds no GPU, expected cpu")
-    parts = options.accumulate * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
-    if options.batch < parts:
-        parser.error(f"--batch is {options.batch}, expected at least {parts}: one sample for each part and process")
-    return options
-
-
-def _cores() -> int:
-    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
@@ -214,7 +155,7 @@ def fit(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace, b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments, __doc__.splitlines()[0])
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     bags = find_bags(options.bags)

@@ -90,10 +90,12 @@ def _distilled(dense: dict | None) -> list[str]:
     steps = f" of {dense['steps']} steps" if "steps" in dense else ""
     words = f", trained on: {'; '.join(dense['data']['instructions'])}" if "data" in dense else ""
     lines = ["", f"It was distilled from the dense policy `{dense['name']}`{steps}{words}."]
-    for one in dense.get("evaluations", []):
-        lines += [f"That one's closed loop: {one['task']}{_swapped(one)}, {one['successes']} of {one['episodes']}"]
-        lines[-1] += f" ({one['ood'] or 'as recorded'}, {one['join']}, {one['delay_ms']:g} ms)."
-    return lines
+    return lines + [
+        f"In closed loop, join {one['join']}, delay {one['delay_ms']:g} ms, that one had {one['successes']} successes "
+        f"in {one['episodes']} scenes of `{one['task']}`{_swapped(one)}."
+        for one in dense.get("evaluations", [])
+        if not one["ood"]
+    ]
 
 
 def _settings(stage: dict) -> str:

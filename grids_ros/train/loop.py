@@ -169,8 +169,7 @@ class Trainer:
             best = self.averaged.get(name, tensor)
             return Lazy(self._dtypes[name], tuple(tensor.shape), lambda into: into.copy_(merged(name, best, updates)))
 
-        with torch.no_grad():
-            return {name: lazy(name, tensor) for name, tensor in self.model.state_dict().items()}
+        return {name: lazy(name, tensor) for name, tensor in self.model.state_dict().items()}
 
     def save(self, path: Path) -> None:
         """Everything needed to go on."""
