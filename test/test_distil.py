@@ -334,6 +334,16 @@ def test_what_cannot_be_distilled_is_refused_with_the_reason(train, tmp_path, ca
     assert "words this policy does not know: ['fold'" in capsys.readouterr().err
 
 
+def test_each_stage_warms_up_and_cools_down():
+    options = parse(["bags", "--out", "out", "--from", "dense", "--distil-steps", "50", "--steps", "4000"], "")
+    for stage, highest in zip(command.recipes(options), (1e-3, 1e-4), strict=True):
+        rates = [stage.rate(step) for step in range(stage.steps)]
+        top = int(np.argmax(rates))
+        assert max(rates) == pytest.approx(highest) and top <= stage.steps / 10
+        assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top + 1 :]) < 0).all()
+        assert rates[-1] < 0.02 * highest
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def recipes(options: argparse.Namespace) -> list[Recipe]:
     stages = [Recipe(options.steps, learning_rate=rate, lora=options.lora, **common)]
     if options.dense and not (options.resume and not stage_of(options.out / STATE).get("distil")):
         stages.insert(0, Recipe(options.distil_steps, distil=True, **common))
-    return [stage for stage in stages if stage.steps]
+    return [replace(stage, warm_up=min(stage.warm_up, stage.steps // 10)) for stage in stages if stage.steps]
 
 
 def fit(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace, bags: Sequence[Path], world: World):
