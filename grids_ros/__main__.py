@@ -9,7 +9,7 @@ SUMMARIES = {
     "demo": "the simulated arm, the policy and the follower as three processes; leaves out/demo/ (make demo)",
     "sim": "only the simulated arm, as a ROS 2 node; takes --ros-args",
     "record": "scripted demonstrations as rosbag2",
-    "train": "a policy from bags",
+    "train": "a policy from bags, from scratch or with GridS on a dense checkpoint",
     "convert": "a checkpoint of lerobot, openpi or the GridS authors as one of ours",
     "evaluate": "a checkpoint in closed loop, without ROS",
     "replay": "a checkpoint scored on recorded bags, without ROS",

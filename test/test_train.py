@@ -18,16 +18,19 @@ from grids_ros.policy.checkpoint import create, load, save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.model import demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_tokenizer
+from grids_ros.policy.spaces import ABSOLUTE, VECTOR
 from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
 from grids_ros.train import diagnosis
-from grids_ros.train.__main__ import parse
+from grids_ros.train.batches import Batches
 from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
-from grids_ros.train.loop import Batches, Recipe, Trainer
+from grids_ros.train.loop import Trainer
 from grids_ros.train.losses import LocationHeads, attraction, sample_times
+from grids_ros.train.options import parse
 from grids_ros.train.places import places
+from grids_ros.train.recipe import Recipe
 from grids_ros.train.start import start_from
 
 STEP_NS = NANOSECONDS // 20  # of the targets
@@ -82,6 +85,15 @@ def test_samples_mean_what_the_robot_will_do():
     assert state.shape == (10,) and objects.shape == (4, 3)
     chunk = to_chunk(0, Pose((0, 0, 0.2), (0, 0, 0, 1)), actions, 0.1)
     np.testing.assert_allclose(chunk.positions[:, 0], 0.1 * (0.5 + 0.1 * np.arange(1, 7)), atol=1e-9)
+
+
+def test_samples_are_in_the_spaces_of_the_policy_that_is_trained():
+    ours, theirs = (
+        list(samples_of(episode(), Window(("base", "wrist"), 32, 6, 0.1, *spaces)))[5]
+        for spaces in ((), (VECTOR, ABSOLUTE))
+    )
+    assert theirs[1].shape == (VECTOR.size,)
+    np.testing.assert_allclose(theirs[2][:, :3], (0, 0, 0.2) + ours[2][:, :3], atol=1e-9)
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
@@ -331,7 +343,7 @@ def _remembering(told: list):
 
 def test_there_must_be_something_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse(["demos", "--out", str(tmp_path / "new"), "--resume"])
+        parse(["demos", "--out", str(tmp_path / "new"), "--resume"], "")
     assert "training.safetensors to resume from" in capsys.readouterr().err
 
 

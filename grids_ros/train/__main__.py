@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,48 +19,26 @@ import torch
 from grids_ros.data.bags import Topics
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
-from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
-from grids_ros.sampler import SamplerConfig
 from grids_ros.train.card import plot_losses, write_card
 from grids_ros.train.dataset import Samples, Window, load
 from grids_ros.train.diagnosis import diagnose
-from grids_ros.train.loop import Recipe, Trainer
-from grids_ros.train.start import start_from
+from grids_ros.train.loop import Trainer, stage_of
+from grids_ros.train.options import STATE, TUNE_RATE, parse
+from grids_ros.train.parallel import World, join
+from grids_ros.train.recipe import Recipe
+from grids_ros.train.start import prune, sampler_config, start_from
 
 PROMPT_LENGTH = 16  # tokens
 STEP_S = 0.1
 HORIZON = 12
 DENOISING_STEPS = 5
 SAVE_EVERY = 100  # steps
-STATE = "training.safetensors"  # what --resume goes on from
+LOG = "losses.jsonl"
+CAMERAS = ("base", "wrist")
 HELD_OUT = 25  # one episode in so many is kept for the diagnosis
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m grids_ros train", description=__doc__.splitlines()[0])
-    parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders, or folders of them")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--cameras", nargs="+", default=["base", "wrist"], help="in order (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=16, help="K per camera; 0 trains the dense model (default: 16)")
-    parser.add_argument("--nested", type=int, nargs="+", default=[], help="smaller K that must do as well, as 4 8")
-    parser.add_argument("--steps", type=int, default=3000, help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--attraction", type=float, default=Recipe.attraction, help="weight (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
-    parser.add_argument("--start", type=Path, help="checkpoint to start from; it must have the same cameras and K")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
-    options = parser.parse_args(arguments)
-    for name, least in (("tokens", 0), ("steps", 1), ("batch", 1), ("threads", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} is {getattr(options, name)}, expected at least {least}")
-    if options.resume and not (options.out / STATE).exists():
-        parser.error(f"there is no {options.out / STATE} to resume from")
-    if any(not 1 <= k <= options.tokens for k in options.nested):
-        parser.error(f"--nested is {options.nested}, expected numbers from 1 to --tokens, {options.tokens}")
-    return options
 
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
@@ -75,7 +54,7 @@ def new_checkpoint(samples: Samples, cameras: tuple[str, ...], tokens: int, seed
     """The demo's model with random weights, and the statistics and words of these samples."""
     torch.manual_seed(seed)
     size = DemoSize()
-    sampler = SamplerConfig(tokens=tokens, channels=size.width, layer_norm=True, margin=0.02) if tokens else None
+    sampler = sampler_config(tokens, size.width) if tokens else None
     spec = PolicySpec(cameras, PROMPT_LENGTH, STEP_S, DENOISING_STEPS, size.stem, sampler)
     tokenizer = word_tokenizer(sorted(set(samples.instructions.tolist())))
     config = demo_config(size, tokenizer.get_vocab_size(), HORIZON, STATE_DIM, ACTION_DIM)
@@ -100,56 +79,113 @@ def provenance(samples: Samples, trainer: Trainer, bags: Sequence[Path], seconds
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    cameras, bags = tuple(options.cameras), find_bags(options.bags)
-    topics = Topics(cameras={name: f"camera/{name}/image_raw/compressed" for name in cameras})
-    window = Window(cameras, DemoSize().image_size, HORIZON, STEP_S)
-    samples = load(bags, topics, window, min(len(bags), options.threads))
+def open_dense(options: argparse.Namespace) -> Checkpoint:
+    """The checkpoint of --from with a new GridS. Raises CheckpointError when it cannot be used."""
+    dense = checkpoints.load(options.dense)
+    if options.cameras and tuple(options.cameras) != dense.spec.cameras:
+        raise CheckpointError(f"its cameras are {', '.join(dense.spec.cameras)}, --cameras must be left out")
+    return prune(dense, options.dense.resolve().name, options.tokens, options.seed)
+
+
+def window_of(checkpoint: Checkpoint) -> Window:
+    """How bags are cut into samples for this policy."""
+    spec, config = checkpoint.spec, checkpoint.model.config
+    side = config.vlm_config.vision_config.image_size
+    return Window(spec.cameras, side, config.chunk_size, spec.step_s, spec.state, spec.action)
+
+
+def split(bags: Sequence[Path], window: Window, workers: int) -> tuple[Samples, Samples]:
+    """The samples to train on, and those of the episodes held out. Raises ValueError when nothing is left to train on.
+
+    Bags that cannot be read raise BagError.
+    """
+    topics = Topics(cameras={name: f"camera/{name}/image_raw/compressed" for name in window.cameras})
+    samples = load(bags, topics, window, min(len(bags), workers))
     held_out = samples.episodes % HELD_OUT == 0
-    train_on, unseen = samples.rows(~held_out), samples.rows(held_out)
-    del samples  # or the images would fill the memory twice
-    print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {len(unseen)} samples held out")
+    if held_out.all():
+        raise ValueError(f"the bags hold one episode, expected two or more: one in {HELD_OUT} is held out")
+    return samples.rows(~held_out), samples.rows(held_out)
+
+
+def begin(options: argparse.Namespace, bags: Sequence[Path]) -> tuple[Checkpoint, Samples, Samples]:
+    """What is to be trained, on what, and what is held out. Raises CheckpointError for --start or --from."""
+    if options.dense:
+        checkpoint = open_dense(options)
+        return checkpoint, *split(bags, window_of(checkpoint), options.threads)
+    cameras = tuple(options.cameras or CAMERAS)
+    train_on, unseen = split(bags, Window(cameras, DemoSize().image_size, HORIZON, STEP_S), options.threads)
     checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed)
     if options.start:
-        try:
-            start_from(checkpoints.load(options.start), checkpoint)
-        except CheckpointError as error:
-            print(f"--start {options.start}: {error}", file=sys.stderr)
-            return 1
-    recipe = Recipe(
-        options.steps, options.batch, seed=options.seed, attraction=options.attraction, nested=tuple(options.nested)
-    )
-    trainer = Trainer(checkpoint, train_on, recipe)
-    state, log = options.out / STATE, options.out / "losses.jsonl"
-    if options.resume:
-        trainer.resume(state)
-        checkpoint.provenance.update(checkpoints.load(options.out).provenance)
-    elif log.exists():
-        log.unlink()
+        start_from(checkpoints.load(options.start), checkpoint)
+    return checkpoint, train_on, unseen
 
-    started = time.monotonic()
-    averaged = Checkpoint(create(checkpoint.model.config, checkpoint.spec), *_rest(checkpoint))
-    for step in trainer.run(log, options.steps):
-        if step % SAVE_EVERY == 0 or step == options.steps:
-            trainer.averaged_into(averaged.model)
-            averaged.provenance.update(provenance(train_on, trainer, bags, time.monotonic() - started))
-            save(averaged, options.out)
-            trainer.save(state)
-    rows = np.arange(0, len(unseen), max(1, len(unseen) // 400))
-    averaged.provenance["diagnosis"] = diagnose(averaged, unseen, rows)
-    save(averaged, options.out)
-    plot_losses(log, options.out / "losses.png")
-    write_card(averaged, options.out / "README.md")
-    print(json.dumps(averaged.provenance["diagnosis"]))
+
+def recipes(options: argparse.Namespace) -> list[Recipe]:
+    """The stages that are to be trained, in their order."""
+    common = {
+        "batch": options.batch,
+        "seed": options.seed,
+        "attraction": options.attraction,
+        "nested": tuple(options.nested),
+        "accumulate": options.accumulate,
+        "bf16": options.bf16,
+        "recompute": options.gradient_checkpointing,
+    }
+    rate = options.learning_rate or (TUNE_RATE if options.dense else Recipe.learning_rate)
+    stages = [Recipe(options.steps, learning_rate=rate, lora=options.lora, **common)]
+    if options.dense and not (options.resume and not stage_of(options.out / STATE).get("distil")):
+        stages.insert(0, Recipe(options.distil_steps, distil=True, **common))
+    return [replace(stage, warm_up=min(stage.warm_up, stage.steps // 10)) for stage in stages if stage.steps]
+
+
+def fit(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace, bags: Sequence[Path], world: World):
+    """Train stage after stage; the first process keeps the checkpoint, the log and the state in OUT."""
+    state, log, started = options.out / STATE, options.out / LOG, time.monotonic()
+    trainer, resume = None, options.resume
+    for recipe in recipes(options):
+        trainer = Trainer(checkpoint, samples, recipe, world, after=trainer)
+        if resume:
+            trainer.resume(state)
+        resume = False
+        for step in trainer.run(log, trainer.last):
+            if world.rank == 0 and (step % SAVE_EVERY == 0 or step == trainer.last):
+                checkpoint.provenance.update(provenance(samples, trainer, bags, time.monotonic() - started))
+                save(checkpoint, options.out, trainer.weights())
+                trainer.save(state)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    options = parse(sys.argv[1:] if arguments is None else arguments, __doc__.splitlines()[0])
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    bags = find_bags(options.bags)
+    try:
+        checkpoint, train_on, unseen = begin(options, bags)
+        print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {len(unseen)} held out")
+        if options.resume:
+            checkpoint.provenance.update(json.loads((options.out / "provenance.json").read_text()))
+        with join(options.device) as world:
+            if world.rank == 0 and not options.resume:
+                (options.out / LOG).unlink(missing_ok=True)
+            fit(checkpoint, train_on, options, bags, world)
+    except (CheckpointError, InputError) as error:
+        print(f"{'--from' if options.dense else '--start'} {options.dense or options.start}: {error}", file=sys.stderr)
+        return 1
+    if world.rank == 0:
+        print(json.dumps(finish(options, unseen)))
     return 0
 
 
-def _rest(checkpoint: Checkpoint) -> tuple:
-    return checkpoint.spec, checkpoint.tokenizer, checkpoint.normalization, dict(checkpoint.provenance)
+def finish(options: argparse.Namespace, unseen: Samples) -> dict:
+    """The diagnosis of what was saved, kept in its provenance; with the plot and the card."""
+    saved = checkpoints.load(options.out, options.device)
+    rows = np.arange(0, len(unseen), max(1, len(unseen) // 400))
+    saved.provenance["diagnosis"] = diagnose(saved, unseen, rows)
+    (options.out / "provenance.json").write_text(json.dumps(saved.provenance, indent=2) + "\n")
+    plot_losses(options.out / LOG, options.out / "losses.png")
+    write_card(saved, options.out / "README.md")
+    return saved.provenance["diagnosis"]
 
 
 if __name__ == "__main__":

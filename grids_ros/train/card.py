@@ -13,22 +13,25 @@ SMOOTHING = 25  # steps
 
 
 def plot_losses(log: Path, picture: Path) -> None:
-    """The terms of losses.jsonl over the steps, smoothed, as a PNG."""
+    """The terms of losses.jsonl over the steps, smoothed, as a PNG; a dashed line where another stage begins."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    names = [name for name in lines[0] if name not in ("step", "seconds")]
-    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained")
-    steps = np.array([line["step"] for line in lines])
-    for axis, name in zip(np.atleast_1d(axes), names, strict=False):
-        values = np.array([line[name] for line in lines])
+    terms = [set(line) - {"step", "seconds"} for line in lines]
+    names = list(dict.fromkeys(name for line in lines for name in line if name in set.union(*terms)))
+    begins = [line["step"] for line, before, now in zip(lines[1:], terms, terms[1:], strict=False) if now != before]
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), layout="constrained", sharex=True)
+    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        steps, values = np.array([(line["step"], line[name]) for line in lines if name in line]).T
         width = min(SMOOTHING, len(values))
         axis.plot(steps, values, color="0.85")
         axis.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), color="tab:blue")
         axis.set(title=name, xlabel="step", yscale="log")
+        for step in begins:
+            axis.axvline(step, color="tab:red", linestyle="--", linewidth=1)
     figure.savefig(picture, dpi=100)
     plt.close(figure)
 
@@ -63,6 +66,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     if "start" in facts:
         words, steps = "; ".join(facts["start"]["data"]["instructions"]), facts["start"]["steps"]
         lines += ["", f"It started from a checkpoint of {steps} steps, trained on: {words}."]
+    lines += _distilled(facts.get("distilled_from"))
     lines += _closed_loop(facts.get("evaluations", []))
     path.write_text("\n".join(lines) + "\n")
 
@@ -78,6 +82,20 @@ def _trained(facts: dict) -> list[str]:
 
 def _converted(facts: dict) -> list[str]:
     return [f"- Converted from {facts['from']} ({facts['kind']}), convention {facts['convention']}"]
+
+
+def _distilled(dense: dict | None) -> list[str]:
+    if dense is None:
+        return []
+    steps = f" of {dense['steps']} steps" if "steps" in dense else ""
+    words = f", trained on: {'; '.join(dense['data']['instructions'])}" if "data" in dense else ""
+    lines = ["", f"It was distilled from the dense policy `{dense['name']}`{steps}{words}."]
+    return lines + [
+        f"In closed loop, join {one['join']}, delay {one['delay_ms']:g} ms, that one had {one['successes']} successes "
+        f"in {one['episodes']} scenes of `{one['task']}`{_swapped(one)}."
+        for one in dense.get("evaluations", [])
+        if not one["ood"]
+    ]
 
 
 def _settings(stage: dict) -> str:

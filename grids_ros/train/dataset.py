@@ -20,26 +20,32 @@ from tqdm import tqdm
 from grids_ros.data.bags import MAX_GAP_NS, Episode, Topics, read_episodes
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.images import to_rgb
-from grids_ros.policy.preprocess import letterbox, to_actions, to_state
+from grids_ros.policy.preprocess import letterbox
+from grids_ros.policy.spaces import MATRIX, RELATIVE, ActionSpace, StateSpace
 
 MAX_SKEW_NS = 60_000_000  # between an image and the pose, the opening or the other cameras' images paired with it
 
 
 @dataclass(frozen=True)
 class Window:
-    """How samples are cut: the cameras in order, the side of their square images [px], steps and seconds per step."""
+    """How samples are cut: the cameras in order, the side of their square images [px], steps and seconds per step.
+
+    state, action: what the numbers of a sample mean.
+    """
 
     cameras: tuple[str, ...]
     image_size: int
     horizon: int
     step_s: float
+    state: StateSpace = MATRIX
+    action: ActionSpace = RELATIVE
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Training data in memory.
 
-    images: uint8 (N, cameras, S, S, 3). states: (N, 10). actions: (N, horizon, 7). objects: (N, objects, 3) [m] in
+    images: uint8 (N, cameras, S, S, 3). states: (N, numbers). actions: (N, horizon, 7). objects: (N, objects, 3) [m] in
     the base frame, NaN where unknown. instructions: N strings. episodes: (N,) which episode each sample is from.
     """
 
@@ -100,7 +106,8 @@ def samples_of(episode: Episode, window: Window):
         images = [letterbox(to_rgb(episode.images[n][i][1]), window.image_size) for n, i in pictures.items()]
         seen = _nearest(episode.objects[0], stamp_ns)
         objects = episode.objects[1][seen] if seen is not None else np.full((4, 3), np.nan)
-        yield np.stack(images), to_state(pose, openings[grip]), to_actions(pose, *targets), objects
+        state, actions = window.state.encode(pose, openings[grip]), window.action.to_actions(pose, *targets)
+        yield np.stack(images), state, actions, objects
 
 
 def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:

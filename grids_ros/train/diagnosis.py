@@ -30,9 +30,9 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
         ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded, strict=False))
         state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
         result = engine.sample_actions(to_pixels(images[part]), ids, masks, state, noise.repeat(len(state), 1, 1))
-        actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].numpy()))
+        actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].cpu().numpy()))
         if engine.coordinates is not None:
-            points.append(engine.coordinates.unflatten(0, (len(state), -1)).numpy())
+            points.append(engine.coordinates.unflatten(0, (len(state), -1)).cpu().numpy())
     return np.concatenate(actions), np.concatenate(points) if points else None
 
 

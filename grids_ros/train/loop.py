@@ -3,153 +3,92 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.grids import attached
-from grids_ros.policy.preprocess import pad, to_pixels
-from grids_ros.sim import model
+from grids_ros.policy.weights import Lazy
+from grids_ros.train.batches import Batches
 from grids_ros.train.dataset import Samples
+from grids_ros.train.distillation import distillation
+from grids_ros.train.lora import LowRank, merged
 from grids_ros.train.losses import Batch, LocationHeads, losses
-from grids_ros.train.places import places
-
-STATE_NOISE = 0.05  # standard deviation added to the normalised state
-BRIGHTNESS = 0.15  # standard deviation of an image's gain and, in units of half its range, of its offset
-TINT = 0.05  # and of the gain of each colour: more, and a red cube is an orange one
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    shift [px]: images are moved by up to that much, which metric labels only bear when small. nested: each step sees
-    only so many tokens per camera, one of these or all, at random; so that a prefix of them suffices as well.
-    """
-
-    steps: int
-    batch: int = 32
-    learning_rate: float = 1e-3
-    warm_up: int = 100
-    clip: float = 1.0
-    decay: float = 0.998
-    shift: int = 3
-    locations: float = 1.0
-    attraction: float = 50.0
-    seed: int = 0
-    nested: tuple[int, ...] = ()
-
-
-class Batches:
-    """Training batches; the one of step i depends on the seed and i alone, so that a resumed run sees the same."""
-
-    def __init__(self, samples: Samples, checkpoint: Checkpoint, recipe: Recipe):
-        self._samples, self._recipe = samples, recipe
-        config, normalization, prompt = checkpoint.model.config, checkpoint.normalization, checkpoint.prompt()
-        self._states = pad(normalization.normalize_state(samples.states), config.max_state_dim)
-        self._actions = pad(normalization.normalize_actions(samples.actions), config.max_action_dim)
-        words, which = np.unique(samples.instructions, return_inverse=True)
-        encoded = [prompt.encode(str(text)) for text in words]
-        self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
-        named = [_named(str(text)) for text in words]
-        self.names = max(1, *map(len, named))  # objects that an instruction names, at most
-        self._named = np.array([(row + [-1] * self.names)[: self.names] for row in named])[which]
-        sentences = np.array([_sentence(str(text)) for text in words])[which]
-        self._tasks = [np.flatnonzero(sentences == sentence) for sentence in np.unique(sentences)]
-        known = ~np.isnan(samples.objects).any()
-        flat = samples.objects.reshape(-1, 3)
-        self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if known else samples.objects
-        shape = (len(samples), len(checkpoint.spec.cameras), samples.objects.shape[1], 2)
-        self._places = (
-            places(samples.objects, samples.states, checkpoint.spec.cameras) if known else np.full(shape, np.nan)
-        )
-
-    def _draw(self, step: int, rng: np.random.Generator) -> np.ndarray:
-        """Rows of a batch: as many of each task, whichever there is more data of; what is left over goes round."""
-        share, rest = divmod(self._recipe.batch, len(self._tasks))
-        counts = np.roll(share + (np.arange(len(self._tasks)) < rest), step)
-        drawn = [rng.choice(rows, n, replace=len(rows) < n) for rows, n in zip(self._tasks, counts, strict=True)]
-        return np.concatenate(drawn)
-
-    def at(self, step: int) -> Batch:
-        """A random batch, augmented."""
-        rng = np.random.default_rng((self._recipe.seed, step))
-        rows = np.sort(self._draw(step, rng))
-        images, shifts = _shift(self._samples.images[rows], self._recipe.shift, rng)
-        pixels = to_pixels(images)
-        shape = (*pixels.shape[:2], 1, 1, 1)
-        gain = 1.0 + rng.normal(0.0, BRIGHTNESS, shape) + rng.normal(0.0, TINT, (*shape[:2], 3, 1, 1))
-        bias = rng.normal(0.0, BRIGHTNESS, shape)
-        noise = rng.normal(0.0, STATE_NOISE, self._states[rows].shape)
-        return Batch(
-            pixels=(pixels * torch.from_numpy(gain).float() + torch.from_numpy(bias).float()).clamp_(-1.0, 1.0),
-            input_ids=torch.from_numpy(self._ids[rows]),
-            attention_mask=torch.from_numpy(self._masks[rows]),
-            state=torch.from_numpy(self._states[rows] + noise).float(),
-            actions=torch.from_numpy(self._actions[rows]).float(),
-            objects=torch.from_numpy(self._objects[rows]).float(),
-            places=torch.from_numpy(self._places[rows] + shifts[:, :, None]).float(),
-            named=torch.from_numpy(self._named[rows]),
-        )
-
-
-def _named(instruction: str) -> list[int]:
-    """Which of the recorded objects the instruction names, in its order: the one to move, then where it goes."""
-    return [model.OBJECTS.index(word) for word in instruction.lower().split() if word in model.OBJECTS]
-
-
-def _sentence(instruction: str) -> str:
-    """The instruction less the names of objects: the same for every instruction of a task."""
-    return " ".join("_" if word in model.OBJECTS else word for word in instruction.lower().split())
-
-
-def _shift(images: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Each image moved by whole pixels, its border repeated; and by how much, (B, cameras, 2), in fractions."""
-    size = images.shape[2]
-    moved, shifts = np.empty_like(images), rng.integers(-most, most + 1, (*images.shape[:2], 2))
-    index = np.arange(size)
-    for b, c in np.ndindex(images.shape[:2]):
-        dx, dy = shifts[b, c]
-        moved[b, c] = images[b, c][(index - dy).clip(0, size - 1)][:, (index - dx).clip(0, size - 1)]
-    return moved, shifts / size
-
-
-def _rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth."""
-    if step < recipe.warm_up:
-        return recipe.learning_rate * (step + 1) / recipe.warm_up
-    progress = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + np.cos(np.pi * min(1.0, progress))))
+from grids_ros.train.parallel import World
+from grids_ros.train.recipe import Recipe
+from grids_ros.train.recompute import recompute_layers
 
 
 class Trainer:
-    """Model, averaged weights and optimiser; saved whole, as safetensors, and resumed to the same numbers."""
+    """One stage: model, averaged weights and optimiser; saved whole, as safetensors, and resumed to the same numbers.
 
-    def __init__(self, checkpoint: Checkpoint, samples: Samples, recipe: Recipe):
-        self.checkpoint, self.recipe, self.step = checkpoint, recipe, 0
-        self.stages = [{"from_step": 0, **asdict(recipe)}]  # more than one after a resume with another recipe
+    The model of the checkpoint is trained in place, in float32. `step` counts on from stage to stage.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        samples: Samples,
+        recipe: Recipe,
+        world: World | None = None,
+        after: Trainer | None = None,
+    ):
+        """after: the stage before, of the same checkpoint; this one begins with its averaged weights."""
+        self.checkpoint, self.recipe, self.world = checkpoint, recipe, world or World()
+        self.first = self.step = after.step if after else 0
+        stages = after.stages if after else []
+        self.stages = [*stages, {"from_step": self.first, **asdict(recipe)}]
         self.model = checkpoint.model
+        self._dtypes = after._dtypes if after else {n: t.dtype for n, t in self.model.state_dict().items()}
+        if after:
+            after.average()
+        elif recipe.recompute:
+            recompute_layers(self.model)
+        self.model.float().to(self.world.device)
         self._batches = Batches(samples, checkpoint, recipe)
+        self._choose_parameters(samples.objects.shape[1])
+
+    def _choose_parameters(self, objects: int) -> None:
+        """What trains, and beside the model what is thrown away afterwards or merged."""
+        recipe, model = self.recipe, self.model
         torch.manual_seed(recipe.seed)
-        cameras, objects = len(checkpoint.spec.cameras), samples.objects.shape[1]
-        self.heads = LocationHeads(self.model, cameras, objects, self._batches.names)
-        self.module = nn.ModuleDict({"model": self.model, "heads": self.heads})
-        self.averaged = {name: tensor.detach().clone() for name, tensor in self.model.named_parameters()}
-        self.optimiser = torch.optim.AdamW(self.module.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95))
+        model.requires_grad_(not (recipe.distil or recipe.lora))
+        self.module = nn.ModuleDict({"model": model})
+        if wrapped := attached(model):
+            wrapped.sampler.requires_grad_(True)
+        self.heads = None
+        if self._batches.located and not recipe.distil:
+            cameras = len(self.checkpoint.spec.cameras)
+            self.heads = self.module["heads"] = LocationHeads(model, cameras, objects, self._batches.names)
+        if recipe.lora:
+            self.module["lora"] = LowRank(model, recipe.lora)
+        self.module.to(self.world.device)
+        self._trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        kept = {name.removeprefix("model."): p for name, p in self._trained.items() if not name.startswith("heads.")}
+        self._kept, self.averaged = kept, {name: p.detach().clone() for name, p in kept.items()}
+        self.optimiser = torch.optim.AdamW(self._trained.values(), lr=recipe.learning_rate, betas=(0.9, 0.95))
+
+    @property
+    def last(self) -> int:
+        """The step after which the stage is done."""
+        return self.first + self.recipe.steps
 
     def run(self, log: Path, until: int) -> Iterator[int]:
         """Train up to step `until`, yielding after each step; the terms of every step go to `log`, as JSON lines."""
-        started = time.monotonic()
-        with log.open("a") as lines, tqdm(total=self.recipe.steps, initial=self.step, desc="training") as bar:
+        started, quiet = time.monotonic(), self.world.rank > 0
+        name = "distilling" if self.recipe.distil else "training"
+        bar = tqdm(total=self.last, initial=self.step, desc=name, disable=quiet)
+        with open(os.devnull if quiet else log, "a") as lines, bar:
             while self.step < until:
                 terms = self._advance()
                 lines.write(
@@ -162,25 +101,47 @@ class Trainer:
 
     def _advance(self) -> dict[str, float]:
         recipe = self.recipe
-        self.module.train()
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        terms = losses(self.model, self.heads, self._nested(self._batches.at(self.step)), generator)
-        weights = {"flow": 1.0, "locations": recipe.locations, "attraction": recipe.attraction}
-        loss = sum(weights[name] * term for name, term in terms.items())
         for group in self.optimiser.param_groups:
-            group["lr"] = _rate(recipe, self.step)
+            group["lr"] = recipe.rate(self.step - self.first)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
+        terms = self._backward()
+        norm = nn.utils.clip_grad_norm_(self._trained.values(), recipe.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient is {norm} at step {self.step}: {terms}")
         self.optimiser.step()
         self.step += 1
-        decay = min(recipe.decay, (1.0 + self.step) / (10.0 + self.step))
+        done = self.step - self.first
+        decay = min(recipe.decay, (1.0 + done) / (10.0 + done))
         with torch.no_grad():
-            for name, tensor in self.model.named_parameters():
+            for name, tensor in self._kept.items():
                 self.averaged[name].lerp_(tensor, 1.0 - decay)
-        return {name: round(term.item(), 5) for name, term in terms.items()}
+        return terms
+
+    def _backward(self) -> dict[str, float]:
+        """The gradients of this step's whole batch, part by part, summed over all processes; and its terms."""
+        recipe, world = self.recipe, self.world
+        self.module.train(not recipe.distil)  # a teacher is in evaluation mode
+        if recipe.distil:
+            attached(self.model).sampler.train()
+        parts = np.array_split(np.arange(recipe.batch), world.size * recipe.accumulate)
+        means: dict[str, Tensor] = {}
+        for rows in parts[world.rank * recipe.accumulate :][: recipe.accumulate]:
+            batch = self._batches.at(self.step, slice(rows[0], rows[-1] + 1)).to(world.device)
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.bf16):
+                terms = self._terms(self._nested(batch))
+            share = len(rows) / recipe.batch
+            (share * sum(self._weight(name) * term for name, term in terms.items())).backward()
+            means = {name: means.get(name, 0.0) + share * term.detach() for name, term in terms.items()}
+        world.sum_gradients(self._trained.values())
+        summed = world.sum(torch.stack(list(means.values())).float())
+        return {name: round(value, 5) for name, value in zip(means, summed.tolist(), strict=True)}
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        return distillation(self.model, batch) if self.recipe.distil else losses(self.model, self.heads, batch)
+
+    def _weight(self, term: str) -> float:
+        weights = {name: getattr(self.recipe, name) for name in ("locations", "attraction", "readout")}
+        return weights.get(term, 1.0)
 
     def _nested(self, batch: Batch) -> Batch:
         """The batch for a number of tokens drawn for this step, which the sampler is set to as well."""
@@ -193,41 +154,59 @@ class Trainer:
         spare = cameras * (most - sampler.active)  # the ids begin with the placeholders
         return replace(batch, input_ids=batch.input_ids[:, spare:], attention_mask=batch.attention_mask[:, spare:])
 
-    def averaged_into(self, model: nn.Module) -> None:
-        """Copy the averaged weights into `model`."""
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                tensor.copy_(self.averaged[name])
+    @torch.no_grad()
+    def average(self) -> None:
+        """Put the averaged weights into the model, in place of those that it has now."""
+        for name, tensor in self._kept.items():
+            tensor.copy_(self.averaged[name])
+
+    def weights(self) -> dict[str, Lazy]:
+        """Every tensor of the model as it is to be saved: averaged where it trains, the updates of low rank merged into
+        it, and in the dtype that it came in."""
+        updates = {name.removeprefix("lora."): t for name, t in self.averaged.items() if name.startswith("lora.")}
+
+        def lazy(name: str, tensor: Tensor) -> Lazy:
+            best = self.averaged.get(name, tensor)
+            return Lazy(self._dtypes[name], tuple(tensor.shape), lambda into: into.copy_(merged(name, best, updates)))
+
+        return {name: lazy(name, tensor) for name, tensor in self.model.state_dict().items()}
 
     def save(self, path: Path) -> None:
         """Everything needed to go on."""
-        tensors = {f"module.{name}": tensor for name, tensor in self.module.named_parameters()}
+        tensors = {f"module.{name}": tensor for name, tensor in self._trained.items()}
         tensors.update({f"averaged.{name}": tensor for name, tensor in self.averaged.items()})
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self._trained.items():
             for key, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}.{key}"] = value
         unfinished = path.with_suffix(".part")
-        facts = {"step": str(self.step), "stages": json.dumps(self.stages)}
+        facts = {"step": str(self.step), "first": str(self.first), "stages": json.dumps(self.stages)}
         save_file({k: v.detach().clone() for k, v in tensors.items()}, str(unfinished), facts)
         unfinished.replace(path)
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote. Raises ValueError when it belongs to another model."""
         with safe_open(path, framework="pt") as file, torch.no_grad():
-            self.step = int(file.metadata()["step"])
-            recipe = json.loads(json.dumps(asdict(self.recipe)))  # as it comes back: lists for tuples
-            earlier = json.loads(file.metadata()["stages"])
-            changed = {**earlier[-1], **recipe} != earlier[-1]
-            self.stages = earlier + [{"from_step": self.step, **recipe}] * changed
-            parameters, names = dict(self.module.named_parameters()), set(file.keys())
-            missing = [name for name in parameters if f"module.{name}" not in names]
+            facts, names = file.metadata(), set(file.keys())
+            missing = [name for name in self._trained if f"module.{name}" not in names]
             if missing:
                 raise ValueError(f"{path} is from another model: it lacks {missing[0]}")
-            for name, parameter in parameters.items():
+            self.step, self.first = int(facts["step"]), int(facts.get("first", 0))
+            recipe = json.loads(json.dumps(asdict(self.recipe)))  # as it comes back: lists for tuples
+            earlier = json.loads(facts["stages"])
+            changed = {**earlier[-1], **recipe} != earlier[-1]
+            self.stages = earlier + [{"from_step": self.step, **recipe}] * changed
+            for name, parameter in self._trained.items():
                 parameter.copy_(file.get_tensor(f"module.{name}"))
                 prefix = f"optimiser.{name}."  # absent where a parameter takes no part, as the expert's word embedding
                 state = {k.removeprefix(prefix): file.get_tensor(k) for k in names if k.startswith(prefix)}
                 if state:
-                    self.optimiser.state[parameter] = state
+                    device = parameter.device
+                    self.optimiser.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
             for name in self.averaged:
                 self.averaged[name].copy_(file.get_tensor(f"averaged.{name}"))
+
+
+def stage_of(path: Path) -> dict:
+    """The recipe, with "from_step", that the training was in when `path` was saved."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["stages"])[-1]

@@ -9,11 +9,12 @@ drawn to each of them. Left alone, a small model's vision layers carry what matt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
-from transformers import PI0ForConditionalGeneration
+from transformers import Cache, PI0ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.sampler import image_fractions
@@ -27,8 +28,8 @@ class Batch:
     """Tensors of one step; B samples. named (B, names): which objects each instruction names, in order, -1 for none.
 
     pixels (B, cameras, 3, S, S); input_ids, attention_mask (B, L); state (B, state_dim); actions (B, n, action_dim),
-    all normalised; objects (B, objects, 3), normalised, NaN where unknown; places (B, cameras, objects, 2), fractions
-    of the image, NaN where unknown.
+    all normalised; noise (B, DRAWS, n, action_dim) and times (B, DRAWS) of the flow; objects (B, objects, 3),
+    normalised, NaN where unknown; places (B, cameras, objects, 2), fractions of the image, NaN where unknown.
     """
 
     pixels: Tensor
@@ -36,9 +37,14 @@ class Batch:
     attention_mask: Tensor
     state: Tensor
     actions: Tensor
+    noise: Tensor
+    times: Tensor
     objects: Tensor
     places: Tensor
     named: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 class LocationHeads(nn.Module):
@@ -87,36 +93,56 @@ def sample_times(config, count: int, generator: torch.Generator) -> Tensor:
     return beta * config.time_sampling_scale + config.time_sampling_offset
 
 
-def losses(
-    model: PI0ForConditionalGeneration, heads: LocationHeads, batch: Batch, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The terms for one batch: "flow", "locations", "attraction"."""
-    size, cameras = batch.pixels.shape[:2]
-    present = torch.ones(size, cameras, dtype=torch.bool)
-    embedded = model.model.embed_prefix(batch.input_ids, batch.pixels, present)
-    prefix = model.model.vlm(
+def embed(model: PI0ForConditionalGeneration, batch: Batch) -> Tensor:
+    """What the language model reads, (B, L, width): image tokens, then words."""
+    present = torch.ones(batch.pixels.shape[:2], dtype=torch.bool, device=batch.pixels.device)
+    return model.model.embed_prefix(batch.input_ids, batch.pixels, present)
+
+
+def read(model: PI0ForConditionalGeneration, embedded: Tensor, mask: Tensor) -> BaseModelOutputWithPast:
+    """The language model's output for (B, L, width) with the mask (B, L), and in it the keys and values."""
+    return model.model.vlm(
         inputs_embeds=embedded,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.attention_mask.cumsum(-1) - 1,
-        token_type_ids=torch.zeros_like(batch.input_ids),
+        attention_mask=mask,
+        position_ids=mask.cumsum(-1) - 1,
+        token_type_ids=torch.zeros_like(mask),
         use_cache=True,
     )
-    cache = prefix.past_key_values
-    cache.batch_repeat_interleave(DRAWS)
-    actions = batch.actions.repeat_interleave(DRAWS, 0)
-    flow = model(
-        state=batch.state.repeat_interleave(DRAWS, 0),
-        noise=torch.randn(actions.shape, generator=generator),
-        timestep=sample_times(model.config, len(actions), generator),
-        attention_mask=batch.attention_mask.repeat_interleave(DRAWS, 0),
-        past_key_values=cache,
-        actions=actions,
-    ).loss.mean()
 
+
+def velocity(model: PI0ForConditionalGeneration, context: Cache, mask: Tensor, batch: Batch) -> Tensor:
+    """The flow's velocity (B * DRAWS, n, action_dim) at the batch's noise and times, after the context of `read`.
+
+    The context is repeated for the draws and appended to, in place.
+    """
+    context.batch_repeat_interleave(DRAWS)
+    times, noise = batch.times.flatten(), batch.noise.flatten(0, 1)
+    share = times[:, None, None]
+    return model(
+        state=batch.state.repeat_interleave(DRAWS, 0),
+        noise=share * noise + (1.0 - share) * batch.actions.repeat_interleave(DRAWS, 0),
+        timestep=times,
+        attention_mask=mask.repeat_interleave(DRAWS, 0),
+        past_key_values=context,
+    ).logits
+
+
+def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batch: Batch) -> dict[str, Tensor]:
+    """The terms for one batch: "flow", and with heads "locations" and "attraction".
+
+    The flow's is a mean over the samples, the others over what is known of them.
+    """
+    size, cameras = batch.pixels.shape[:2]
+    embedded = embed(model, batch)
+    prefix = read(model, embedded, batch.attention_mask)
+    wanted = (batch.noise - batch.actions.unsqueeze(1)).flatten(0, 1)
+    flowing = velocity(model, prefix.past_key_values, batch.attention_mask, batch)
+    terms = {"flow": nn.functional.mse_loss(flowing, wanted)}
+    if heads is None:
+        return terms
     wrapped = attached(model)
-    terms = {"flow": flow}
     placeholders = cameras * tokens_per_camera(model)
-    words = batch.attention_mask[:, placeholders:].unsqueeze(-1).to(flow.dtype)
+    words = batch.attention_mask[:, placeholders:].unsqueeze(-1).to(flowing.dtype)
     language = (prefix.last_hidden_state[:, placeholders:] * words).sum(1) / words.sum(1)
     dense = (
         wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)

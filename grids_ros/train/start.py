@@ -1,11 +1,16 @@
-"""Training that starts from another checkpoint: new tasks for a policy that can already see."""
+"""Training that starts from another checkpoint: new tasks for a policy that can already see, or fewer tokens."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.grids import attach
+from grids_ros.sampler import SamplerConfig
 
 WORDS = "embed_tokens.weight"  # how the names of the tensors end that have a row per word
 
@@ -31,5 +36,30 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
                 tensor.copy_(known[name])
             else:
                 raise CheckpointError(f"{name} has shape {list(known[name].shape)}, expected {list(tensor.shape)}")
-    facts = ("data", "start", "stages", "steps")
-    checkpoint.provenance["start"] = {name: earlier.provenance[name] for name in facts if name in earlier.provenance}
+    checkpoint.provenance["start"] = _facts(earlier, ("data", "start", "stages", "steps"))
+
+
+def prune(dense: Checkpoint, name: str, tokens: int, seed: int) -> Checkpoint:
+    """The dense policy with a GridS of so many tokens, the points on a grid; all else stays, its model is the same one.
+
+    name: of the dense policy, for the provenance. Raises CheckpointError when it has a sampler already.
+    """
+    if dense.spec.sampler:
+        raise CheckpointError(
+            f"its grids.json has a sampler of {dense.spec.sampler.tokens} tokens, expected a dense policy: "
+            "one whose sampler is null, as `train --tokens 0` makes it"
+        )
+    torch.manual_seed(seed)
+    sampler = sampler_config(tokens, backbone_of(dense.model.config.model_type).width(dense.model.config))
+    attach(dense.model, sampler)
+    facts = {"name": name, **_facts(dense, ("data", "converted", "stages", "steps", "evaluations"))}
+    return replace(dense, spec=replace(dense.spec, sampler=sampler), provenance={"distilled_from": facts})
+
+
+def sampler_config(tokens: int, width: int) -> SamplerConfig:
+    """The variant that is trained here."""
+    return SamplerConfig(tokens=tokens, channels=width, layer_norm=True, margin=0.02)
+
+
+def _facts(checkpoint: Checkpoint, names: tuple[str, ...]) -> dict:
+    return {name: checkpoint.provenance[name] for name in names if name in checkpoint.provenance}

@@ -1,0 +1,104 @@
+"""Training batches: drawn, augmented, with the noise of the flow; the same for the same seed and step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from grids_ros.policy.checkpoint import Checkpoint
+from grids_ros.policy.preprocess import pad, to_pixels
+from grids_ros.policy.spaces import MATRIX
+from grids_ros.sim import model
+from grids_ros.train.dataset import Samples
+from grids_ros.train.losses import DRAWS, Batch, sample_times
+from grids_ros.train.places import places
+from grids_ros.train.recipe import Recipe
+
+STATE_NOISE = 0.05  # standard deviation added to the normalised state
+BRIGHTNESS = 0.15  # standard deviation of an image's gain and, in units of half its range, of its offset
+TINT = 0.05  # and of the gain of each colour: more, and a red cube is an orange one
+
+
+class Batches:
+    """Training batches; the one of step i depends on the seed and i alone, so that a resumed run sees the same.
+
+    located: whether the samples say where the objects are, as the simulation's do.
+    """
+
+    def __init__(self, samples: Samples, checkpoint: Checkpoint, recipe: Recipe):
+        self._samples, self._recipe = samples, recipe
+        self._config = checkpoint.model.config
+        normalization, prompt = checkpoint.normalization, checkpoint.prompt()
+        self._states = pad(normalization.normalize_state(samples.states), self._config.max_state_dim)
+        self._actions = pad(normalization.normalize_actions(samples.actions), self._config.max_action_dim)
+        words, which = np.unique(samples.instructions, return_inverse=True)
+        encoded = [prompt.encode(str(text)) for text in words]
+        self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
+        named = [_named(str(text)) for text in words]
+        self.names = max(1, *map(len, named))  # objects that an instruction names, at most
+        self._named = np.array([(row + [-1] * self.names)[: self.names] for row in named])[which]
+        sentences = np.array([_sentence(str(text)) for text in words])[which]
+        self._tasks = [np.flatnonzero(sentences == sentence) for sentence in np.unique(sentences)]
+        self.located = not np.isnan(samples.objects).any() and checkpoint.spec.state is MATRIX
+        flat = samples.objects.reshape(-1, 3)
+        self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if self.located else samples.objects
+        shape = (len(samples), len(checkpoint.spec.cameras), samples.objects.shape[1], 2)
+        self._places = (
+            places(samples.objects, samples.states, checkpoint.spec.cameras) if self.located else np.full(shape, np.nan)
+        )
+
+    def _draw(self, step: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of a batch: as many of each task, whichever there is more data of; what is left over goes round."""
+        share, rest = divmod(self._recipe.batch, len(self._tasks))
+        counts = np.roll(share + (np.arange(len(self._tasks)) < rest), step)
+        drawn = [rng.choice(rows, n, replace=len(rows) < n) for rows, n in zip(self._tasks, counts, strict=True)]
+        return np.concatenate(drawn)
+
+    def at(self, step: int, part: slice = slice(None)) -> Batch:
+        """A random batch, augmented; or the part of it that these indices name, equal to that part of the whole."""
+        rng = np.random.default_rng((self._recipe.seed, step))
+        generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + step)
+        rows = np.sort(self._draw(step, rng))
+        count, cameras, most = len(rows), self._samples.images.shape[1], self._recipe.shift
+        shifts = rng.integers(-most, most + 1, (count, cameras, 2))[part]
+        shape = (count, cameras, 1, 1, 1)
+        gain = 1.0 + rng.normal(0.0, BRIGHTNESS, shape) + rng.normal(0.0, TINT, (count, cameras, 3, 1, 1))
+        bias = rng.normal(0.0, BRIGHTNESS, shape)
+        noise = rng.normal(0.0, STATE_NOISE, (count, self._states.shape[1]))
+        flow_noise = torch.randn((count * DRAWS, *self._actions.shape[1:]), generator=generator)
+        times = sample_times(self._config, count * DRAWS, generator)
+        rows = rows[part]
+        images = _moved(self._samples.images[rows], shifts)
+        pixels = to_pixels(images) * torch.from_numpy(gain[part]).float() + torch.from_numpy(bias[part]).float()
+        return Batch(
+            pixels=pixels.clamp_(-1.0, 1.0),
+            input_ids=torch.from_numpy(self._ids[rows]),
+            attention_mask=torch.from_numpy(self._masks[rows]),
+            state=torch.from_numpy(self._states[rows] + noise[part]).float(),
+            actions=torch.from_numpy(self._actions[rows]).float(),
+            noise=flow_noise.unflatten(0, (count, DRAWS))[part],
+            times=times.unflatten(0, (count, DRAWS))[part],
+            objects=torch.from_numpy(self._objects[rows]).float(),
+            places=torch.from_numpy(self._places[rows] + shifts[:, :, None] / images.shape[2]).float(),
+            named=torch.from_numpy(self._named[rows]),
+        )
+
+
+def _named(instruction: str) -> list[int]:
+    """Which of the recorded objects the instruction names, in its order: the one to move, then where it goes."""
+    return [model.OBJECTS.index(word) for word in instruction.lower().split() if word in model.OBJECTS]
+
+
+def _sentence(instruction: str) -> str:
+    """The instruction less the names of objects: the same for every instruction of a task."""
+    return " ".join("_" if word in model.OBJECTS else word for word in instruction.lower().split())
+
+
+def _moved(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Each image of (B, cameras, S, S, 3) moved by whole pixels (B, cameras, 2), x and y; its border is repeated."""
+    size = images.shape[2]
+    moved, index = np.empty_like(images), np.arange(size)
+    for b, c in np.ndindex(images.shape[:2]):
+        dx, dy = shifts[b, c]
+        moved[b, c] = images[b, c][(index - dy).clip(0, size - 1)][:, (index - dx).clip(0, size - 1)]
+    return moved

@@ -1,0 +1,359 @@
+"""GridS on a dense checkpoint: what is distilled, what trains, and that no way of computing it changes the numbers."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_train import samples
+from tiny import observation, save_tiny, tiny
+
+from grids_ros.policy.baselines import Baseline
+from grids_ros.policy.checkpoint import load, save
+from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.grids import place
+from grids_ros.policy.runtime import Policy
+from grids_ros.train import __main__ as command
+from grids_ros.train.batches import Batches
+from grids_ros.train.distillation import distillation, relative_error, unpruned
+from grids_ros.train.loop import Trainer
+from grids_ros.train.lora import projections
+from grids_ros.train.losses import embed, read, velocity
+from grids_ros.train.options import parse
+from grids_ros.train.parallel import join
+from grids_ros.train.recipe import Recipe
+from grids_ros.train.start import prune
+
+CELLS = 16  # of the tiny model's feature map
+DISTIL = Recipe(steps=4, batch=4, warm_up=2, distil=True)
+TUNE = Recipe(steps=4, batch=4, warm_up=2)
+
+
+def own_data(count=24):
+    """Samples of somebody's robot, which say nothing about where objects are."""
+    data = samples(count)
+    return dataclasses.replace(data, objects=np.full_like(data.objects, np.nan))
+
+
+def pruned():
+    return prune(tiny(None), "dense", 4, 0)
+
+
+def trainer(recipe, **options):
+    return Trainer(pruned(), own_data(), recipe, **options)
+
+
+def advance(trainer, folder, steps=None):
+    for _ in trainer.run(folder / "losses.jsonl", trainer.first + steps if steps else trainer.last):
+        pass
+    return trainer
+
+
+def gradients(trainer):
+    trainer._backward()
+    return {name: p.grad for name, p in trainer.module.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours, theirs, tolerance=1e-4):
+    """Equal up to float32's rounding, beside the largest number of each tensor."""
+    assert ours.keys() == theirs.keys() and ours
+    for name, tensor in ours.items():
+        scale = theirs[name].abs().max().item()
+        torch.testing.assert_close(tensor, theirs[name], rtol=0.0, atol=tolerance * scale + 1e-8, msg=name)
+
+
+# --- what is distilled -------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_the_dense_model():
+    dense, student = tiny(None), pruned()
+    ours, theirs = (Batches(own_data(), c, DISTIL).at(0) for c in (student, dense))
+    with torch.no_grad():
+        embedded, mask = unpruned(student.model, embed(student.model, ours), ours)
+        taught = velocity(student.model, read(student.model, embedded, mask).past_key_values, mask, ours)
+        own = read(dense.model, embed(dense.model, theirs), theirs.attention_mask)
+        wanted = velocity(dense.model, own.past_key_values, theirs.attention_mask, theirs)
+    torch.testing.assert_close(taught, wanted)
+
+
+def test_who_reads_every_cell_has_nothing_to_learn_and_who_reads_few_has():
+    dense = tiny(None)
+    fixed = Baseline("fixed_grid", CELLS, dense.model.config.vlm_config.projection_dim)
+    place(dense.model, fixed)
+    terms = distillation(dense.model, Batches(own_data(), dense, DISTIL).at(0))
+    assert terms["velocity"].item() < 1e-10 and terms["readout"].item() < 1e-10
+    few = pruned()
+    terms = distillation(few.model, Batches(own_data(), few, DISTIL).at(0))
+    assert terms["velocity"].item() > 1e-6 and terms["readout"].item() > 1e-6
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e3), st.integers(0, 1000))
+def test_the_readout_s_error_knows_no_scale_and_is_a_mean_over_samples(scale, seed):
+    answer, lesson = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
+    error = relative_error(answer, lesson)
+    torch.testing.assert_close(relative_error(scale * answer, scale * lesson), error)
+    torch.testing.assert_close(
+        (relative_error(answer[:1], lesson[:1]) + 3 * relative_error(answer[1:], lesson[1:])) / 4, error
+    )
+    torch.testing.assert_close(relative_error(torch.zeros_like(lesson), lesson), torch.ones(()))
+
+
+def test_distilling_moves_the_sampler_alone_and_towards_the_teacher(tmp_path):
+    recipe = dataclasses.replace(DISTIL, steps=40, learning_rate=3e-3)
+    before = {name: tensor.clone() for name, tensor in pruned().model.state_dict().items()}
+    model = advance(trainer(recipe), tmp_path).model
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if ".sampler." in name}
+    lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").open()]
+    for term in ("velocity", "readout"):
+        assert np.mean([line[term] for line in lines[-8:]]) < 0.9 * np.mean([line[term] for line in lines[:8]]), term
+
+
+def test_a_dense_policy_keeps_all_but_its_tokens():
+    dense = tiny(None)
+    student = prune(dense, "mine", 4, 0)
+    assert student.spec.sampler.tokens == 4 and student.provenance["distilled_from"]["name"] == "mine"
+    assert dataclasses.replace(student.spec, sampler=None) == dense.spec
+    assert student.normalization is dense.normalization and student.tokenizer is dense.tokenizer
+    with pytest.raises(CheckpointError, match="has a sampler of 4 tokens, expected a dense policy"):
+        prune(student, "mine", 4, 0)
+
+
+# --- updates of low rank -----------------------------------------------------------------------------------------
+
+
+def test_updates_of_low_rank_begin_at_nothing_and_are_all_that_trains_beside_the_sampler(tmp_path):
+    plain, low = trainer(TUNE), trainer(dataclasses.replace(TUNE, lora=2))
+    assert low._backward() == plain._backward(), "the updates are zero at first"
+    before = {name: tensor.clone() for name, tensor in low.model.state_dict().items()}
+    advance(low, tmp_path)
+    changed = {name for name, tensor in low.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if ".sampler." in name}
+    projected = {f"{name}.weight" for name in projections(low.model)}
+    assert len(projected) == 2 * 2 * 7, "towers, layers, projections"
+    last = "model.vlm.language_model.layers.1."  # whose keys and values alone reach an action
+    reached = {n for n in projected if not n.startswith(last) or "k_proj" in n or "v_proj" in n}
+    saved = {name: lazy.read() for name, lazy in low.weights().items()}
+    assert {name for name in before if not torch.equal(saved[name], before[name])} == changed | reached
+    update = saved[up := "model.dit.layers.0.mlp.up_proj.weight"] - before[up]
+    assert torch.linalg.matrix_rank(update, tol=1e-7) == 2
+
+
+def test_merged_updates_act_as_they_did_in_training(tmp_path):
+    low = advance(trainer(dataclasses.replace(TUNE, lora=2, learning_rate=1e-2)), tmp_path)
+    save(low.checkpoint, tmp_path / "merged", low.weights())
+    low.average()
+    batch = Batches(own_data(), low.checkpoint, TUNE).at(9)
+    with torch.no_grad():
+        low.model.eval()
+        trained = distillation(low.model, batch)
+        merged = distillation(load(tmp_path / "merged").model, batch)
+    torch.testing.assert_close(merged["velocity"], trained["velocity"])
+    assert Policy.load(tmp_path / "merged").infer(observation()).chunk.positions.shape == (6, 3)
+
+
+# --- the same numbers, computed otherwise ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [DISTIL, TUNE, dataclasses.replace(TUNE, lora=2)])
+@pytest.mark.parametrize("change", [{"accumulate": 3}, {"recompute": True}])
+def test_gradients_are_the_same_in_parts_and_when_layers_are_computed_twice(recipe, change):
+    changed = gradients(trainer(dataclasses.replace(recipe, **change)))
+    assert_same(changed, gradients(trainer(recipe)))
+
+
+def test_layers_under_the_checkpoint_run_twice():
+    twice = trainer(dataclasses.replace(TUNE, recompute=True))
+    runs = []
+    for layers in (twice.model.model.vlm.vision_tower.encoder.layers, twice.model.model.dit.layers):
+        layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    twice._backward()
+    assert len(runs) == 4
+
+
+def test_bfloat16_computes_coarsely_and_keeps_what_it_trains_exact(tmp_path):
+    exact, coarse = trainer(DISTIL), trainer(dataclasses.replace(DISTIL, bf16=True))
+    wanted, terms = exact._backward(), coarse._backward()
+    assert terms != wanted and terms["velocity"] == pytest.approx(wanted["velocity"], rel=0.2)
+    advance(coarse, tmp_path)
+    assert {p.dtype for p in coarse.module.parameters()} == {torch.float32}
+
+
+def test_a_dense_policy_in_bfloat16_stays_one_even_without_the_expert_s_words(tmp_path):
+    dense = tiny(None)
+    dense.model.bfloat16()
+    dense.model.model.dit.embed_tokens = None  # as published checkpoints have it
+    narrow = advance(Trainer(prune(dense, "dense", 4, 0), own_data(), DISTIL), tmp_path, 1)
+    assert {p.dtype for p in narrow.module.parameters()} == {torch.float32}
+    save(narrow.checkpoint, tmp_path / "saved", narrow.weights())
+    assert {tensor.dtype for tensor in load_file(tmp_path / "saved" / "model.safetensors").values()} == {torch.bfloat16}
+    assert np.isfinite(Policy.load(tmp_path / "saved").infer(observation()).chunk.positions).all()
+
+
+def test_a_part_of_a_batch_is_that_part_of_the_whole():
+    batches = Batches(samples(), tiny(), TUNE)
+    whole, part = batches.at(3), batches.at(3, slice(1, 3))
+    for field in dataclasses.fields(whole):
+        ours, theirs = getattr(part, field.name), getattr(whole, field.name)[1:3]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True, msg=field.name)
+
+
+SECOND = """
+import sys; sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from test_distil import together
+together(Path(sys.argv[1]))
+"""
+
+
+def together(folder):
+    """Two steps of each stage in the processes that the environment names; the weights of each stage."""
+    with join("cpu") as world:
+        trained = [advance(trainer(recipe, world=world), folder, 2) for recipe in (DISTIL, TUNE)]
+    return [{name: tensor.detach() for name, tensor in one.model.state_dict().items()} for one in trained]
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, monkeypatch):
+    for name in ("alone", "both", "second"):
+        (tmp_path / name).mkdir()
+    alone = together(tmp_path / "alone")
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    for name, value in {**shared, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    script = [sys.executable, "-c", SECOND, str(tmp_path / "second"), *paths]
+    with subprocess.Popen(script, env={**os.environ, "RANK": "1"}) as second:
+        both = together(tmp_path / "both")
+        assert second.wait(60) == 0
+    for ours, theirs in zip(both, alone, strict=True):
+        # Added to every key alike, this bias changes no attention: Adam makes steps of its gradient's rounding errors.
+        assert_same(*({n: t for n, t in weights.items() if "k_proj.bias" not in n} for weights in (ours, theirs)))
+    logs = [[json.loads(line) for line in (tmp_path / n / "losses.jsonl").open()] for n in ("both", "alone")]
+    for ours, theirs in zip(*logs, strict=True):
+        del ours["seconds"], theirs["seconds"]
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert not list((tmp_path / "second").iterdir()), "the first process alone writes"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("dense") / "teacher", tokens=None)
+
+
+@pytest.fixture
+def train(monkeypatch, dense):
+    """The command, on samples in place of bags."""
+    monkeypatch.setattr(command, "find_bags", lambda paths: list(paths))
+    monkeypatch.setattr(command, "load", lambda bags, topics, window, workers: own_data(120))
+
+    def run(out, *options, teacher=dense):
+        fixed = ["--tokens", "4", "--batch", "4", "--threads", "1"]
+        return command.main(["bag", "--out", str(out), "--from", str(teacher), *fixed, *options])
+
+    return run
+
+
+def tensors(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_command_leaves_a_policy_that_says_where_it_is_from(train, dense, tmp_path):
+    assert train(tmp_path / "out", "--distil-steps", "2", "--steps", "2", "--lora", "2") == 0
+    made = load(tmp_path / "out")
+    assert (made.spec.sampler.tokens, made.provenance["steps"]) == (4, 4)
+    assert [stage["distil"] for stage in made.provenance["stages"]] == [True, False]
+    assert (made.normalization.state_std == load(dense).normalization.state_std).all()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "GridS-4 policy" in card and "distilled from the dense policy `teacher`" in card and "lora 2" in card
+    assert (tmp_path / "out" / "losses.png").read_bytes().startswith(b"\x89PNG")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "losses.jsonl").open()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["velocity" in line for line in lines] == [True, True, False, False]
+    assert not any("attraction" in line for line in lines), "nobody knows where the objects are"
+
+
+@pytest.mark.parametrize("stop", [("1", "0"), ("2", "1")])
+def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, stop, tmp_path, monkeypatch):
+    wanted = ["--distil-steps", "2", "--steps", "2"]
+    assert train(tmp_path / "whole", *wanted) == 0
+    cut = _cut_after(sum(map(int, stop)))
+    monkeypatch.setattr(command, "SAVE_EVERY", 1)
+    monkeypatch.setattr(Trainer, "run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", *wanted)
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "find_bags", lambda paths: list(paths))
+    monkeypatch.setattr(command, "load", lambda bags, topics, window, workers: own_data(120))
+    assert train(tmp_path / "cut", *wanted, "--resume") == 0
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    stages = [load(tmp_path / name).provenance["stages"] for name in ("whole", "cut")]
+    assert stages[0] == stages[1]
+
+
+def _cut_after(last):
+    run = Trainer.run
+
+    def cut(self, log, until):
+        for step in run(self, log, until):
+            yield step
+            if step == last:
+                raise KeyboardInterrupt
+
+    return cut
+
+
+def test_what_cannot_be_distilled_is_refused_with_the_reason(train, tmp_path, capsys, monkeypatch):
+    pruned_already = save_tiny(tmp_path / "pruned")
+    assert train(tmp_path / "out", teacher=pruned_already) == 1
+    assert "expected a dense policy" in capsys.readouterr().err
+    assert train(tmp_path / "out", "--cameras", "wrist", "base") == 1
+    assert "its cameras are base, wrist" in capsys.readouterr().err
+    stranger = dataclasses.replace(own_data(), instructions=np.array(["fold the shirt"] * 24))
+    monkeypatch.setattr(command, "load", lambda *_: stranger)
+    assert train(tmp_path / "out") == 1
+    assert "words this policy does not know: ['fold'" in capsys.readouterr().err
+
+
+def test_each_stage_warms_up_and_cools_down():
+    options = parse(["bags", "--out", "out", "--from", "dense", "--distil-steps", "50", "--steps", "4000"], "")
+    for stage, highest in zip(command.recipes(options), (1e-3, 1e-4), strict=True):
+        rates = [stage.rate(step) for step in range(stage.steps)]
+        top = int(np.argmax(rates))
+        assert max(rates) == pytest.approx(highest) and top <= stage.steps / 10
+        assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top + 1 :]) < 0).all()
+        assert rates[-1] < 0.02 * highest
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--lora", "4"], "without --from"),
+        (["--from", "dense", "--tokens", "0"], "--tokens is 0, expected at least 1"),
+        (["--from", "dense", "--steps", "0", "--distil-steps", "0"], "expected at least one step"),
+        (["--batch", "3", "--accumulate", "4"], "expected at least 4"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, said, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(["bags", "--out", str(tmp_path), *options], "")
+    assert said in capsys.readouterr().err
