@@ -210,12 +210,13 @@ def test_every_call_is_one_that_train_and_evaluate_understand(tmp_path, monkeypa
     pretended = Pretended()
     monkeypatch.setattr(run, "call", pretended)
     plan = Plan(tuple(VARIANTS), 1, ("stack",), KINDS)
-    run.Work(tmp_path, SETTINGS, [tmp_path / "bag"], None, run.Machine(2, 3)).run(plan)
+    run.Work(tmp_path, SETTINGS, [tmp_path / "bag"], tmp_path / "dense", run.Machine(2, 3)).run(plan)
     seen = set()
     for name, *arguments in pretended.calls:
         if name == "train":
             options = parse_training(arguments, "")
             seen.add((options.tokens, options.pruner))
+            assert options.start == tmp_path / "dense" and (options.steps, options.batch) == (10, 4)
         else:
             assert parse_evaluation(arguments).checkpoint.is_dir()
     assert seen == {(k, "grids") for k in (0, 16, 4, 1)} | {(16, name) for name in SAME_K}

@@ -63,8 +63,10 @@ def _picture(panels: Sequence[Panel], labels: Mapping[str, str], differences: bo
     figure, grid = plt.subplots(
         lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    for axis in grid.flat[len(panels) :]:
-        axis.axis("off")
+    for index, axis in enumerate(grid.flat):
+        axis.tick_params(labelbottom=index + columns >= len(panels))  # with nothing below
+        if index >= len(panels):
+            axis.axis("off")
     for axis, (title, rows) in zip(grid.flat, panels, strict=False):
         for name, value, low, high in rows:
             y, colour = names.index(name), COLOURS.get(name, OTHER)

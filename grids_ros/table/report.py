@@ -179,16 +179,18 @@ def _differences(results: Results) -> list[str]:
 
 
 def _trainings(results: Results) -> list[str]:
+    if not results.trainings:
+        return []
     lines = ["## Trainings", ""]
-    lines += _header(["variant", "seed", "steps of samples", "parameters", "episodes", "wall-clock", "threads, cores"])
+    lines += _header(["variant", "seed", "steps × batch", "parameters", "episodes", "wall-clock", "threads"])
     for training, facts in results.trainings.items():
-        row = [LABELS[training.variant], training.seed, f"{facts['steps']} of {facts['batch']}"]
+        row = [LABELS[training.variant], training.seed, f"{facts['steps']} × {facts['batch']}"]
         row += [
             f"{facts['parameters'] / 1e6:.2f} M",
             facts["data"]["episodes"],
             f"{facts['wall_clock_s'] / 60:.1f} min",
         ]
-        lines.append(_row([*row, f"{facts['threads']} of {facts['cores']}"]))
+        lines.append(_row([*row, f"{facts['threads']} on {facts['cores']} cores"]))
     return lines
 
 
