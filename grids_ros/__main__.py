@@ -12,6 +12,7 @@ SUMMARIES = {
     "train": "a policy from bags, from scratch or with GridS on a dense checkpoint",
     "convert": "a checkpoint of lerobot, openpi or the GridS authors as one of ours",
     "evaluate": "a checkpoint in closed loop, without ROS",
+    "table": "what pruning costs: GridS, dense and other pruners trained alike and compared",
     "replay": "a checkpoint scored on recorded bags, without ROS",
     "bench": "what is promised of time, measured: bench realtime, bench model",
 }
@@ -66,6 +67,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def table(arguments: Sequence[str]) -> int:
+    from grids_ros.table.__main__ import main
+
+    return main(arguments)
+
+
 def replay(arguments: Sequence[str]) -> int:
     from grids_ros.replay.__main__ import main
 
@@ -80,7 +87,7 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, convert, evaluate, replay, bench)
+    command.__name__: command for command in (demo, sim, record, train, convert, evaluate, table, replay, bench)
 }
 
 

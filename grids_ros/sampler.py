@@ -58,6 +58,11 @@ class SamplerConfig:
         if self.border not in BORDERS:
             raise ValueError(f"border is {self.border!r}, expected {' or '.join(map(repr, BORDERS))}")
 
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return f"GridS-{self.tokens}"
+
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -138,6 +143,11 @@ def grid_centres(tokens: int) -> Tensor:
     return torch.stack([(index % columns + 0.5) / columns, (index // columns + 0.5) / rows], dim=-1)
 
 
+def coordinate_embedding(channels: int) -> nn.Sequential:
+    """What is added to a token so that it says where it was read: (..., 2) to (..., channels)."""
+    return nn.Sequential(nn.Linear(2, EMBEDDING_HIDDEN), nn.ReLU(), nn.Linear(EMBEDDING_HIDDEN, channels))
+
+
 class GridSampler(nn.Module):
     """K tokens from a dense map, read where the map itself says."""
 
@@ -153,9 +163,7 @@ class GridSampler(nn.Module):
         )
         self.coordinate_embedding = None
         if config.embed_coordinates:
-            self.coordinate_embedding = nn.Sequential(
-                nn.Linear(2, EMBEDDING_HIDDEN), nn.ReLU(), nn.Linear(EMBEDDING_HIDDEN, config.channels)
-            )
+            self.coordinate_embedding = coordinate_embedding(config.channels)
 
     def use(self, tokens: int) -> None:
         """Read the first `tokens` coordinates only, from now on. Raises ValueError outside of 1 to K."""

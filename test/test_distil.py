@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from test_train import samples
 from tiny import observation, save_tiny, tiny
 
-from grids_ros.policy.baselines import Baseline
+from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.errors import CheckpointError
-from grids_ros.policy.grids import place
+from grids_ros.policy.grids import attach
 from grids_ros.policy.runtime import Policy
 from grids_ros.train import __main__ as command
 from grids_ros.train.batches import Batches
@@ -87,8 +87,8 @@ def test_the_teacher_is_the_dense_model():
 
 def test_who_reads_every_cell_has_nothing_to_learn_and_who_reads_few_has():
     dense = tiny(None)
-    fixed = Baseline("fixed_grid", CELLS, dense.model.config.vlm_config.projection_dim)
-    place(dense.model, fixed)
+    width = dense.model.config.vlm_config.projection_dim
+    attach(dense.model, BaselineConfig("fixed_grid", CELLS, width, embed_coordinates=False))
     terms = distillation(dense.model, Batches(own_data(), dense, DISTIL).at(0))
     assert terms["velocity"].item() < 1e-10 and terms["readout"].item() < 1e-10
     few = pruned()

@@ -16,6 +16,7 @@ from grids_ros.data.bags import Episode
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.policy.checkpoint import create, load, save
 from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.grids import attached, detach
 from grids_ros.policy.model import demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_tokenizer
 from grids_ros.policy.spaces import ABSOLUTE, VECTOR
@@ -244,12 +245,23 @@ def _with_words(checkpoint):
     [
         (lambda: tiny(cameras=("base",)), "cameras are base, expected base, wrist"),
         (lambda: tiny(8), "has shape .*, expected"),
-        (lambda: tiny(None), "is missing: it is another model"),
+        (lambda: tiny(pruner="fixed_grid"), "is missing: it is another model"),
     ],
 )
 def test_a_start_from_another_model_is_refused(other, said):
     with pytest.raises(CheckpointError, match=said):
         start_from(other(), tiny())
+
+
+@pytest.mark.parametrize("pruner", ["grids", "token_learner"])
+def test_a_start_from_a_dense_policy_leaves_the_sampler_as_it_was(pruner):
+    dense, fresh = tiny(None, seed=1), tiny(pruner=pruner)
+    before = {name: tensor.clone() for name, tensor in attached(fresh.model).sampler.named_parameters()}
+    start_from(dense, fresh)
+    after = detach(fresh.model)
+    assert before and all(torch.equal(tensor, before[name]) for name, tensor in after.named_parameters())
+    known = dict(dense.model.named_parameters())
+    assert all(torch.equal(tensor, known[name]) for name, tensor in fresh.model.named_parameters())
 
 
 def test_a_batch_depends_on_its_step_and_seed_alone():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from grids_ros.datatypes import Observation, Pose
+from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
@@ -29,10 +30,14 @@ SIZE = DemoSize(
 INSTRUCTIONS = [f"lift the {colour} cube" for colour in ("red", "green", "blue")]
 
 
-def tiny(tokens: int | None = 4, cameras=("base", "wrist"), seed: int = 0, horizon: int = 6) -> Checkpoint:
+def tiny(
+    tokens: int | None = 4, cameras=("base", "wrist"), seed: int = 0, horizon: int = 6, pruner: str = "grids"
+) -> Checkpoint:
     """A checkpoint in memory; tokens=None is the dense model. Actions stay within a few millimetres of the tool."""
     torch.manual_seed(seed)
     sampler = SamplerConfig(tokens=tokens, channels=SIZE.width, layer_norm=True, margin=0.02) if tokens else None
+    if pruner != "grids":
+        sampler = BaselineConfig(pruner, tokens, SIZE.width, seed=seed)
     spec = PolicySpec(tuple(cameras), 12, 0.1, 2, SIZE.stem, sampler)
     tokenizer = word_tokenizer(INSTRUCTIONS)
     config = demo_config(SIZE, tokenizer.get_vocab_size(), horizon, STATE_DIM, ACTION_DIM)

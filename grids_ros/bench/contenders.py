@@ -20,7 +20,7 @@ from transformers import PI0ForConditionalGeneration
 from grids_ros.bench.sizes import Size
 from grids_ros.policy import flops
 from grids_ros.policy.arithmetic import linear
-from grids_ros.policy.baselines import Baseline
+from grids_ros.policy.baselines import Baseline, BaselineConfig
 from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attach, detach, place
 from grids_ros.sampler import GridSampler, SamplerConfig
@@ -74,7 +74,8 @@ class Arena:
             if count == GRIDS and self._merge:
                 found += [Contender(f"GridS-{count}, merge {self._merge}", count, sampler, True, self._merge)]
         for name in ("fixed_grid", "average", "random_keep", "norm_top_k"):
-            found.append(Contender(f"{name}-{GRIDS}", GRIDS, Baseline(name, GRIDS, width), True))
+            config = BaselineConfig(name, GRIDS, width, embed_coordinates=False)  # nothing learnt: the choice alone
+            found.append(Contender(config.label, GRIDS, Baseline(config), True))
         return found
 
     @torch.no_grad()

@@ -23,7 +23,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from grids_ros.files import write_whole
 from grids_ros.policy.backbone import backbone_of
+from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.grids import attach, tokens_per_camera
 from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
@@ -37,8 +39,8 @@ class PolicySpec:
     """What grids.json says beside transformers' configuration.
 
     cameras: names, in the order of the image tokens. prompt_length: text tokens. step_s: between the steps of a
-    chunk [s]. denoising_steps: of the flow. stem: channels of the convolutional stem, or None. sampler: or None for
-    the dense model. state, action: what the numbers mean.
+    chunk [s]. denoising_steps: of the flow. stem: channels of the convolutional stem, or None. sampler: GridS, or what
+    it is compared with, or None for the dense model. state, action: what the numbers mean.
     """
 
     cameras: tuple[str, ...]
@@ -46,7 +48,7 @@ class PolicySpec:
     step_s: float
     denoising_steps: int
     stem: tuple[int, ...] | None
-    sampler: SamplerConfig | None
+    sampler: SamplerConfig | BaselineConfig | None
     state: StateSpace = MATRIX
     action: ActionSpace = RELATIVE
 
@@ -74,8 +76,13 @@ class PolicySpec:
         return cls(
             **{**values, "cameras": tuple(values["cameras"])},
             stem=tuple(stem) if stem else None,
-            sampler=SamplerConfig.from_dict(sampler) if sampler else None,
+            sampler=_sampler(sampler) if sampler else None,
         )
+
+
+def _sampler(values: dict) -> SamplerConfig | BaselineConfig:
+    """What only a baseline has is the name of its pruner."""
+    return BaselineConfig.from_dict(values) if "pruner" in values else SamplerConfig.from_dict(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +145,7 @@ def save(checkpoint: Checkpoint, folder: Path, weights: Mapping[str, Lazy] | Non
         ("normalization.json", normalization),
         ("provenance.json", checkpoint.provenance),
     ):
-        (folder / name).write_text(json.dumps(values, indent=2, default=str) + "\n")
+        write_whole(folder / name, json.dumps(values, indent=2, default=str) + "\n")
     checkpoint.tokenizer.save(str(folder / "tokenizer.json"))
     if weights is None:
         weights = {name: Lazy.of(tensor) for name, tensor in checkpoint.model.state_dict().items()}

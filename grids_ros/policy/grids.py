@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grids_ros.policy.backbone import backbone_of
-from grids_ros.policy.baselines import Baseline
+from grids_ros.policy.baselines import Baseline, BaselineConfig, build
 from grids_ros.sampler import GridSampler, SamplerConfig
 
 Sampler = GridSampler | Baseline
@@ -43,14 +43,16 @@ def grid_of(model: PreTrainedModel) -> tuple[int, int]:
     return backbone_of(model.config.model_type).grid(model.config)
 
 
-def attach(model: PreTrainedModel, config: SamplerConfig) -> GridSProjector:
-    """Prune every camera of `model` to `config.tokens` tokens, in place; the points start on a grid.
+def attach(model: PreTrainedModel, config: SamplerConfig | BaselineConfig) -> GridSProjector:
+    """Prune every camera of `model` to `config.tokens` tokens, in place; the points of GridS start on a grid.
 
     Raises ValueError when GridS is attached already, or `config.channels` is not the language model's width.
     """
     width = backbone_of(model.config.model_type).width(model.config)
     if config.channels != width:
         raise ValueError(f"the sampler has {config.channels} channels, the model's image features have {width}")
+    if isinstance(config, BaselineConfig):
+        return place(model, build(config))
     sampler = GridSampler(config)
     sampler.initialise_on_grid()
     return place(model, sampler)

@@ -18,6 +18,7 @@ import torch
 
 from grids_ros.data.bags import Topics
 from grids_ros.policy import checkpoint as checkpoints
+from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.model import DemoSize, demo_config
@@ -26,7 +27,7 @@ from grids_ros.train.card import plot_losses, write_card
 from grids_ros.train.dataset import Samples, Window, load
 from grids_ros.train.diagnosis import diagnose
 from grids_ros.train.loop import Trainer, stage_of
-from grids_ros.train.options import STATE, TUNE_RATE, parse
+from grids_ros.train.options import GRIDS, STATE, TUNE_RATE, parse
 from grids_ros.train.parallel import World, join
 from grids_ros.train.recipe import Recipe
 from grids_ros.train.start import prune, sampler_config, start_from
@@ -50,11 +51,15 @@ def find_bags(paths: Sequence[Path]) -> list[Path]:
     return bags
 
 
-def new_checkpoint(samples: Samples, cameras: tuple[str, ...], tokens: int, seed: int) -> Checkpoint:
-    """The demo's model with random weights, and the statistics and words of these samples."""
+def new_checkpoint(
+    samples: Samples, cameras: tuple[str, ...], tokens: int, seed: int, pruner: str = GRIDS
+) -> Checkpoint:
+    """The demo's model with random weights, and the statistics and words of these samples. tokens: 0 for dense."""
     torch.manual_seed(seed)
     size = DemoSize()
     sampler = sampler_config(tokens, size.width) if tokens else None
+    if pruner != GRIDS:
+        sampler = BaselineConfig(pruner, tokens, size.width, seed=seed)
     spec = PolicySpec(cameras, PROMPT_LENGTH, STEP_S, DENOISING_STEPS, size.stem, sampler)
     tokenizer = word_tokenizer(sorted(set(samples.instructions.tolist())))
     config = demo_config(size, tokenizer.get_vocab_size(), HORIZON, STATE_DIM, ACTION_DIM)
@@ -114,7 +119,7 @@ def begin(options: argparse.Namespace, bags: Sequence[Path]) -> tuple[Checkpoint
         return checkpoint, *split(bags, window_of(checkpoint), options.threads)
     cameras = tuple(options.cameras or CAMERAS)
     train_on, unseen = split(bags, Window(cameras, DemoSize().image_size, HORIZON, STEP_S), options.threads)
-    checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed)
+    checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed, options.pruner)
     if options.start:
         start_from(checkpoints.load(options.start), checkpoint)
     return checkpoint, train_on, unseen

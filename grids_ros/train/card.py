@@ -39,7 +39,7 @@ def plot_losses(log: Path, picture: Path) -> None:
 def write_card(checkpoint: Checkpoint, path: Path) -> None:
     """README.md of a checkpoint folder, from its provenance."""
     facts, spec = checkpoint.provenance, checkpoint.spec
-    tokens = f"GridS-{spec.sampler.tokens}" if spec.sampler else "dense"
+    tokens = spec.sampler.label if spec.sampler else "dense"
     origin = _converted(facts["converted"]) if "converted" in facts else _trained(facts)
     lines = [
         f"# {tokens} policy, {facts['parameters'] / 1e6:.1f} M parameters",

@@ -4,7 +4,8 @@
 named ones, from what the language model makes of the words. They give a small network trained from scratch a reason
 to see and to read.
 `attraction`: in simulation, where the objects' places in the images are known, the nearest sampled coordinate is
-drawn to each of them. Left alone, a small model's vision layers carry what matters to a fixed grid of points.
+drawn to each of them, where something learnt can move it. Left alone, a small model's vision layers carry what matters
+to a fixed grid of points.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def velocity(model: PI0ForConditionalGeneration, context: Cache, mask: Tensor, b
 
 
 def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batch: Batch) -> dict[str, Tensor]:
-    """The terms for one batch: "flow", and with heads "locations" and "attraction".
+    """The terms for one batch: "flow", and with heads "locations", and "attraction" where coordinates can move.
 
     The flow's is a mean over the samples, the others over what is known of them.
     """
@@ -151,7 +152,7 @@ def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batc
     tokens = embedded[:, :placeholders].unflatten(1, (cameras, -1))
     tokens = nn.functional.pad(tokens, (0, 0, 0, heads.per_camera - tokens.shape[2]))  # a prefix of them, when nested
     terms["locations"] = heads(pooled, tokens, language, batch)
-    if wrapped:
+    if wrapped and wrapped.coordinates.requires_grad:
         points = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
         terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places)
     return terms

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import torch
 
+from grids_ros.policy.baselines import PRUNERS, BaselineConfig
+from grids_ros.policy.model import DemoSize
 from grids_ros.train.parallel import DEVICES
 from grids_ros.train.recipe import Recipe
 
 STATE = "training.safetensors"  # what --resume goes on from
+GRIDS = "grids"  # the value of --pruner that is no baseline
 TUNE_RATE = 1e-4  # for weights that are good already
 
 
@@ -22,6 +25,7 @@ def parse(arguments: Sequence[str], description: str) -> argparse.Namespace:
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--tokens", type=int, default=16, help="K per camera; 0 trains the dense model (default: 16)")
+    parser.add_argument("--pruner", choices=(GRIDS, *PRUNERS), default=GRIDS, help="of K tokens (default: %(default)s)")
     parser.add_argument("--nested", type=int, nargs="+", default=[], help="smaller K that must do as well, as 4 8")
     parser.add_argument("--steps", type=int, default=3000, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="of one update, in all (default: %(default)s)")
@@ -76,8 +80,21 @@ def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         parser.error(f"there is no {options.out / STATE} to resume from")
     if any(not 1 <= k <= options.tokens for k in options.nested):
         parser.error(f"--nested is {options.nested}, expected numbers from 1 to --tokens, {options.tokens}")
+    if options.pruner != GRIDS:
+        _check_baseline(options, parser)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and torch finds no GPU, expected cpu")
     parts = options.accumulate * int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     if options.batch < parts:
         parser.error(f"--batch is {options.batch}, expected at least {parts}: one sample for each part and process")
+
+
+def _check_baseline(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if options.nested:
+        parser.error(f"--nested takes the first tokens of --pruner {GRIDS}, not of {options.pruner}")
+    if options.dense:
+        parser.error(f"--from gives a dense policy --pruner {GRIDS}, not {options.pruner}")
+    try:
+        BaselineConfig(options.pruner, options.tokens, DemoSize().width)
+    except ValueError as error:
+        parser.error(f"--pruner {options.pruner}: {error}")

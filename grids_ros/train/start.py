@@ -9,7 +9,7 @@ import torch
 from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.errors import CheckpointError
-from grids_ros.policy.grids import attach
+from grids_ros.policy.grids import attach, detach, place
 from grids_ros.sampler import SamplerConfig
 
 WORDS = "embed_tokens.weight"  # how the names of the tensors end that have a row per word
@@ -18,7 +18,8 @@ WORDS = "embed_tokens.weight"  # how the names of the tensors end that have a ro
 def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
     """Copy the weights of `earlier` into the model of `checkpoint`: words by their spelling, new ones stay random.
 
-    Its provenance then says what came before. Raises CheckpointError when cameras or shapes disagree.
+    So does the sampler when `earlier` is dense: it is put on what has learnt without one. The provenance then says what
+    came before. Raises CheckpointError when cameras or shapes disagree.
     """
     if earlier.spec.cameras != checkpoint.spec.cameras:
         has, wants = ", ".join(earlier.spec.cameras), ", ".join(checkpoint.spec.cameras)
@@ -26,6 +27,7 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
     theirs, ours = earlier.tokenizer.get_vocab(), checkpoint.tokenizer.get_vocab()
     shared = sorted(theirs.keys() & ours.keys())
     known = dict(earlier.model.named_parameters())
+    fresh = detach(checkpoint.model) if checkpoint.spec.sampler and not earlier.spec.sampler else None
     with torch.no_grad():
         for name, tensor in checkpoint.model.named_parameters():
             if name not in known:
@@ -36,6 +38,8 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
                 tensor.copy_(known[name])
             else:
                 raise CheckpointError(f"{name} has shape {list(known[name].shape)}, expected {list(tensor.shape)}")
+    if fresh:
+        place(checkpoint.model, fresh)
     checkpoint.provenance["start"] = _facts(earlier, ("data", "start", "stages", "steps"))
 
 

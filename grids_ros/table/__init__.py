@@ -1,0 +1,1 @@
+"""What pruning costs, measured: every variant trained alike, then scored on the same scenes."""

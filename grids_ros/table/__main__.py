@@ -1,0 +1,85 @@
+"""python -m grids_ros table DEMOS... --out DIR: what pruning costs; variants trained alike, on the same scenes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grids_ros.sim.tasks import TASKS
+from grids_ros.sim.variation import KINDS
+from grids_ros.table.plan import VARIANTS, Plan, Settings
+from grids_ros.table.report import write
+from grids_ros.table.results import read
+from grids_ros.table.run import Machine, TableError, Work
+from grids_ros.train.__main__ import find_bags
+from grids_ros.train.recipe import Recipe
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m grids_ros table", description=__doc__.splitlines()[0])
+    parser.add_argument("bags", nargs="*", type=Path, help="rosbag2 folders, or folders of them; none: --report only")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the work; what is there is not done again")
+    parser.add_argument("--report", type=Path, help="write what there is to this Markdown file, with plots beside it")
+    for name, choices in (("variants", VARIANTS), ("tasks", TASKS), ("ood", KINDS)):
+        told = f"of {', '.join(choices)} (default: every one)"
+        nargs = "*" if name == "ood" else "+"
+        parser.add_argument(f"--{name}", nargs=nargs, choices=choices, default=list(choices), metavar="NAME", help=told)
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each variant (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=102, help="of each cell (default: %(default)s)")
+    parser.add_argument("--start", type=Path, help="dense checkpoint whose weights every variant starts with")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of an evaluation (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a training (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for name in ("seeds", "steps", "batch", "episodes", "workers", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
+    if not options.bags and not options.report:
+        parser.error("nothing to do: expected bags to train on, or --report FILE of what is in --out")
+    if options.start and not options.start.is_dir():
+        parser.error(f"--start {options.start}: there is no such folder")
+    return options
+
+
+def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Those of `known` that are named, in its order."""
+    return tuple(name for name in known if name in names)
+
+
+def work(options: argparse.Namespace) -> None:
+    """Train and evaluate what is not there yet. Raises TableError when it cannot."""
+    try:
+        bags = find_bags(options.bags)
+    except ValueError as error:
+        raise TableError(error) from error
+    start = options.start.resolve().name if options.start else None
+    names = tuple(bag.name for bag in bags)
+    settings = Settings(names, options.steps, options.batch, options.episodes, start)
+    kinds = chosen(options.ood, KINDS)
+    plan = Plan(chosen(options.variants, VARIANTS), options.seeds, chosen(options.tasks, TASKS), kinds)
+    Work(options.out, settings, bags, options.start, Machine(options.workers, options.threads)).run(plan)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; 1 and the reason when a job fails."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # what was started ends as well
+    try:
+        if options.bags:
+            work(options)
+        if options.report:
+            write(read(options.out), options.report)
+            print(options.report)
+    except TableError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The table as Markdown, with plots beside it: every word of a finding comes from an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from grids_ros.files import write_whole
+from grids_ros.table.plan import AS_RECORDED, DENSE, OURS, SAME_K
+from grids_ros.table.plots import draw
+from grids_ros.table.results import (
+    MARGIN,
+    UNDECIDED,
+    Count,
+    Difference,
+    Results,
+    Which,
+    in_distribution,
+    out_of_distribution,
+    overall,
+)
+
+LABELS = {DENSE: "dense-256", OURS: "GridS-16", "grids-4": "GridS-4", "grids-1": "GridS-1"}
+LABELS |= {name: f"{name.replace('_', ' ')}, 16" for name in SAME_K}
+EMPTY = "–"
+
+
+def write(results: Results, path: Path) -> None:
+    """The report, and its plots in a folder of its name."""
+    plots = path.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    pictures = {name: f"{plots.name}/{file}" for name, file in draw(results, LABELS, plots).items()}
+    write_whole(path, markdown(results, pictures))
+
+
+def markdown(results: Results, pictures: Mapping[str, str]) -> str:
+    """pictures: paths of those that `draw` made."""
+    sections = {
+        "head": _head(results),
+        "claims": _claims(results),
+        "success": _success(results),
+        "ood": _unlike(results),
+        "difference": _differences(results),
+        "trainings": _trainings(results),
+        "missing": _missing(results),
+    }
+    for name, picture in pictures.items():
+        sections[name] += ["", f"![{sections[name][0].lstrip('# ')}]({picture})"]
+    return "\n\n".join("\n".join(lines) for lines in sections.values() if lines) + "\n"
+
+
+def _head(results: Results) -> list[str]:
+    settings, plan = results.settings, results.plan
+    start = f"the weights of `{settings.start}`" if settings.start else "random weights"
+    seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+    return [
+        "# What pruning costs",
+        "",
+        f"Written by `python -m grids_ros table` from {len(results.cells)} of {len(plan.cells())} cells; nothing in it "
+        f"by hand. Every variant is trained from {seeds}, beginning with {start}, on the same data, for "
+        f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all: none is "
+        "tuned by itself. `attraction`, one of the losses, acts only where something learnt moves the coordinates, "
+        "as in GridS and TokenLearner.",
+        "",
+        f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}. All variants "
+        "meet the same scenes, each seed of training others. Intervals are of 95 %: Wilson's for a rate; Newcombe's "
+        "(1998, method 10) for a difference, taken as if the scenes were not the same. Seeds are pooled: the intervals "
+        "tell of new scenes, not of new trainings, and the counts of each seed stand beside them.",
+    ]
+
+
+def _timing(results: Results) -> str:
+    found = {(facts["delay_ms"], facts["join"]) for facts in results.cells.values()}
+    return "".join(f", {delay:g} ms from observation to chunk, join `{join}`" for delay, join in sorted(found))
+
+
+def _claims(results: Results) -> list[str]:
+    lines = ["## Findings", ""]
+    dense = results.difference(OURS, DENSE, in_distribution)
+    verdict = dense.no_worse if dense else UNDECIDED
+    lines.append(
+        f"- In distribution, is {LABELS[OURS]} no worse than {LABELS[DENSE]}? **{_capital(verdict)}.** {_told(dense)} "
+        f"(yes: the interval lies above −{100 * MARGIN:g} points and not below 0; no: it lies below 0.)"
+    )
+    found = {name: results.difference(OURS, name, out_of_distribution) for name in SAME_K}
+    verdicts = {name: one.better if one else UNDECIDED for name, one in found.items()}
+    lines.append(
+        f"- Out of distribution, is {LABELS[OURS]} better than every other pruner to 16 tokens? "
+        f"**{_capital(overall(list(verdicts.values())))}.** (yes: each interval lies above 0; no: one does not reach "
+        "above it.)"
+    )
+    for name, one in found.items():
+        lines.append(f"  - Better than {LABELS[name]}: {verdicts[name]}. {_told(one)}")
+    return lines
+
+
+def _capital(word: str) -> str:
+    return word[0].upper() + word[1:]
+
+
+def _told(difference: Difference | None) -> str:
+    if difference is None:
+        return "There are no cells to compare yet."
+    ours, theirs = difference.ours, difference.theirs
+    part = "" if ours.cells == ours.planned else f", from {ours.cells} of {ours.planned} cells"
+    return (
+        f"{ours.successes} of {ours.episodes} against {theirs.successes} of {theirs.episodes}: "
+        f"{_points(difference)}{part}."
+    )
+
+
+def _points(difference: Difference) -> str:
+    value, low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in difference.interval)
+    return f"{value} points ({low} to {high})"
+
+
+def _success(results: Results) -> list[str]:
+    lines = ["## Success in distribution", ""]
+    tasks: list[tuple[str, Which]] = [
+        (name, lambda cell, name=name: in_distribution(cell) and cell.task == name) for name in results.plan.tasks
+    ]
+    columns = [*tasks, ("all tasks", in_distribution)] if len(tasks) > 1 else tasks
+    return lines + _counts(results, columns, wrong=in_distribution)
+
+
+def _unlike(results: Results) -> list[str]:
+    if not results.plan.kinds:
+        return []
+    lines = ["## Success out of distribution, all tasks", ""]
+    kinds: list[tuple[str, Which]] = [
+        (f"`{name}`", lambda cell, name=name: cell.kind == name) for name in results.plan.kinds
+    ]
+    columns = [*kinds, ("every kind", out_of_distribution)] if len(kinds) > 1 else kinds
+    return lines + _counts(results, columns, wrong=out_of_distribution)
+
+
+def _counts(results: Results, columns: Sequence[tuple[str, Which]], wrong: Which) -> list[str]:
+    names = ["variant", *(name for name, _ in columns), "wrong object"]
+    lines = _header(names)
+    for variant in results.plan.variants:
+        row = [LABELS[variant]]
+        for _, which in columns:
+            seeds = [
+                results.count(variant, lambda c, which=which, seed=seed: which(c) and c.training.seed == seed)
+                for seed in range(results.plan.seeds)
+            ]
+            row.append(_rate(results.count(variant, which), seeds))
+        row.append(_wrong(results.count(variant, wrong)))
+        lines.append(_row(row))
+    return lines
+
+
+def _rate(count: Count | None, seeds: Sequence[Count | None]) -> str:
+    if count is None:
+        return EMPTY
+    low, high = (100 * bound for bound in count.interval)
+    each = " + ".join(str(one.successes) if one else EMPTY for one in seeds)
+    part = "" if count.cells == count.planned else f", {count.cells} of {count.planned} cells"
+    return f"{100 * count.rate:.1f} % ({low:.1f} to {high:.1f})<br>{each} of {count.episodes}{part}"
+
+
+def _wrong(count: Count | None) -> str:
+    if count is None:
+        return EMPTY
+    return _rate(Count(count.wrong, count.episodes, 0, 1, 1), [Count(count.wrong, count.episodes, 0, 1, 1)])
+
+
+def _differences(results: Results) -> list[str]:
+    if OURS not in results.plan.variants:
+        return []
+    lines = [f"## {LABELS[OURS]} less each other variant", ""]
+    columns = [("in distribution", in_distribution), ("out of distribution", out_of_distribution)]
+    lines += _header(["less", *(name for name, _ in columns)])
+    for variant in results.plan.variants:
+        if variant != OURS:
+            found = [results.difference(OURS, variant, which) for _, which in columns]
+            lines.append(_row([LABELS[variant], *(_points(one) if one else EMPTY for one in found)]))
+    return lines
+
+
+def _trainings(results: Results) -> list[str]:
+    if not results.trainings:
+        return []
+    lines = ["## Trainings", ""]
+    lines += _header(["variant", "seed", "steps × batch", "parameters", "episodes", "wall-clock", "threads"])
+    for training, facts in results.trainings.items():
+        row = [LABELS[training.variant], training.seed, f"{facts['steps']} × {facts['batch']}"]
+        row += [
+            f"{facts['parameters'] / 1e6:.2f} M",
+            facts["data"]["episodes"],
+            f"{facts['wall_clock_s'] / 60:.1f} min",
+        ]
+        lines.append(_row([*row, f"{facts['threads']} on {facts['cores']} cores"]))
+    return lines
+
+
+def _missing(results: Results) -> list[str]:
+    if not results.missing:
+        return []
+    lines = ["## Missing", "", f"{len(results.missing)} cells are not there yet:", ""]
+    for training in results.plan.trainings():
+        cells = [cell for cell in results.missing if cell.training == training]
+        if cells:
+            told = ", ".join(_place(cell.task, cell.kind) for cell in cells)
+            lines.append(f"- {LABELS[training.variant]}, seed {training.seed}: {told}")
+    return lines
+
+
+def _place(task: str, kind: str) -> str:
+    return f"{task} in distribution" if kind == AS_RECORDED else f"{task} `{kind}`"
+
+
+def _header(names: Sequence[str]) -> list[str]:
+    return [_row(names), "|" + "---|" * len(names)]
+
+
+def _row(values: Sequence) -> str:
+    return "| " + " | ".join(map(str, values)) + " |"

@@ -1,0 +1,124 @@
+"""From the JSON files of the cells to counts, differences and verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_ros.evaluate.report import newcombe, wilson
+from grids_ros.table.plan import AS_RECORDED, Cell, Plan, Settings, Training
+from grids_ros.table.run import cell_file, read_plan, training_file
+
+MARGIN = 0.05  # of the success rate: "no worse" is less than this below
+Which = Callable[[Cell], bool]
+YES, NO, UNDECIDED = "yes", "no", "undecided"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Episodes of some cells. cells: how many of them are there; planned: how many there would be."""
+
+    successes: int
+    episodes: int
+    wrong: int
+    cells: int
+    planned: int
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.successes, self.episodes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Success rate of one variant less that of another, over the cells that both have, with its 95 % interval."""
+
+    ours: Count
+    theirs: Count
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Difference, lower bound, upper bound."""
+        return newcombe(self.ours.successes, self.ours.episodes, self.theirs.successes, self.theirs.episodes)
+
+    @property
+    def better(self) -> str:
+        """The interval lies above 0, or does not reach above it; or neither."""
+        _, low, high = self.interval
+        return YES if low > 0.0 else NO if high <= 0.0 else UNDECIDED
+
+    @property
+    def no_worse(self) -> str:
+        """The interval lies below 0; or it lies above -MARGIN; or neither."""
+        _, low, high = self.interval
+        return NO if high < 0.0 else YES if low > -MARGIN else UNDECIDED
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What there is of a table: `cells` and `trainings` hold the content of the files."""
+
+    settings: Settings
+    plan: Plan
+    cells: dict[Cell, dict]
+    trainings: dict[Training, dict]
+
+    @property
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.plan.cells() if cell not in self.cells]
+
+    def count(self, variant: str, which: Which) -> Count | None:
+        """Over the cells of a variant, of all seeds; None where there is none."""
+        planned = [cell for cell in self.plan.cells() if cell.training.variant == variant and which(cell)]
+        return self._sum([cell for cell in planned if cell in self.cells], len(planned))
+
+    def difference(self, ours: str, theirs: str, which: Which) -> Difference | None:
+        """Over the cells that both variants have, so that both met the same scenes; None where there is none."""
+        by_place = [
+            {(c.training.seed, c.task, c.kind): c for c in self.cells if c.training.variant == name and which(c)}
+            for name in (ours, theirs)
+        ]
+        both = by_place[0].keys() & by_place[1].keys()
+        planned = len([c for c in self.plan.cells() if c.training.variant == theirs and which(c)])
+        counts = [self._sum([cells[place] for place in both], planned) for cells in by_place]
+        return Difference(*counts) if both else None
+
+    def _sum(self, cells: list[Cell], planned: int) -> Count | None:
+        if not cells:
+            return None
+        facts = [self.cells[cell] for cell in cells]
+        successes, episodes, wrong = (
+            sum(f[name] for f in facts) for name in ("successes", "episodes", "wrong_objects")
+        )
+        return Count(successes, episodes, wrong, len(cells), planned)
+
+
+def in_distribution(cell: Cell) -> bool:
+    return cell.kind == AS_RECORDED
+
+
+def out_of_distribution(cell: Cell) -> bool:
+    return cell.kind != AS_RECORDED
+
+
+def overall(verdicts: list[str]) -> str:
+    """Of a claim that says something of each: one no denies it, and every yes is needed."""
+    return NO if NO in verdicts else YES if set(verdicts) == {YES} else UNDECIDED
+
+
+def read(folder: Path) -> Results:
+    """Raises TableError when no table was begun there."""
+    settings, plan = read_plan(folder)
+    cells = {cell: cell_file(folder, cell) for cell in plan.cells()}
+    trainings = {training: training_file(folder, training) for training in plan.trainings()}
+    return Results(settings, plan, *({key: _json(p) for key, p in d.items() if p.exists()} for d in (cells, trainings)))
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())

@@ -1,0 +1,258 @@
+"""The table: published intervals, verdicts that follow from them, and work that goes on where it was cut off."""
+
+import json
+import os
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grids_ros.evaluate.report import newcombe, wilson
+from grids_ros.sim.variation import KINDS
+from grids_ros.table import __main__ as program
+from grids_ros.table import run
+from grids_ros.table.plan import AS_RECORDED, DENSE, OURS, SAME_K, VARIANTS, Plan, Settings
+from grids_ros.table.report import markdown, write
+from grids_ros.table.results import NO, UNDECIDED, YES, Count, Difference, overall, read
+from grids_ros.train.options import parse as parse_training
+
+SETTINGS = Settings(("bag",), steps=10, batch=4, episodes=102, start=None)
+PLAN = Plan((DENSE, OURS, *SAME_K), 2, ("lift", "bowl"), ("light", "all"))
+rates = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+# --- intervals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_as_published(successes, episodes, low, high):
+    """R. G. Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I, method 3."""
+    assert wilson(successes, episodes) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        ((56, 70, 48, 80), (0.2, 0.0524, 0.3339)),
+        ((9, 10, 3, 10), (0.6, 0.1705, 0.8090)),
+        ((10, 10, 0, 20), (1.0, 0.6791, 1.0)),
+    ],
+)
+def test_newcombe_as_published(counts, published):
+    """R. G. Newcombe, Interval estimation for the difference between independent proportions, 1998, table II."""
+    assert newcombe(*counts) == pytest.approx(published, abs=5e-5)
+
+
+@given(rates, rates)
+def test_the_interval_of_a_difference_holds_it_lies_in_bounds_and_turns_with_the_sign(ours, theirs):
+    value, low, high = newcombe(*ours, *theirs)
+    assert -1.0 - 1e-12 <= low <= value <= high <= 1.0 + 1e-12
+    assert newcombe(*theirs, *ours) == pytest.approx((-value, -high, -low))
+
+
+@given(rates, rates)
+def test_verdicts_agree_with_each_other(ours, theirs):
+    one, other = (Difference(Count(*a, 0, 1, 1), Count(*b, 0, 1, 1)) for a, b in ((ours, theirs), (theirs, ours)))
+    if one.better == YES:
+        assert one.no_worse == YES and other.better == NO and other.no_worse == NO
+    if one.no_worse == NO:
+        assert one.better == NO and other.better == YES
+
+
+def test_every_yes_is_needed_and_one_no_is_enough():
+    assert overall([YES, YES]) == YES and overall([YES, NO, UNDECIDED]) == NO and overall([YES, UNDECIDED]) == UNDECIDED
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+def scored(successes, wrong=0, episodes=102):
+    return {"successes": successes, "episodes": episodes, "wrong_objects": wrong, "delay_ms": 60.0, "join": "blend"}
+
+
+def fill(folder, rate, plan=PLAN, settings=SETTINGS):
+    """The files of every cell for which `rate` gives a number of successes."""
+    run.begin(folder, settings, plan)
+    for cell in plan.cells():
+        if (successes := rate(cell)) is not None:
+            run.cell_file(folder, cell).write_text(json.dumps(scored(successes)))
+
+
+def reported(folder, rate):
+    """The text alone."""
+    fill(folder, rate)
+    return markdown(read(folder), {})
+
+
+def better_ood(cell):
+    return {DENSE: 99, OURS: 100}.get(cell.training.variant, 60) - 10 * (cell.kind != AS_RECORDED)
+
+
+def test_the_report_of_a_whole_table_decides(tmp_path):
+    fill(tmp_path, better_ood)
+    write(read(tmp_path), tmp_path / "docs" / "results.md")
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "no worse than dense-256? **Yes.** 400 of 408 against 396 of 408: +1.0 points (" in text
+    assert "better than every other pruner to 16 tokens? **Yes.**" in text and "- Better than average, 16: yes." in text
+    low, high = (100 * bound for bound in wilson(200, 204))
+    assert f"| GridS-16 | 98.0 % ({low:.1f} to {high:.1f})<br>100 + 100 of 204 |" in text
+    assert "72 of 72 cells" in text and "## Missing" not in text
+    for name in ("success", "ood", "difference"):
+        assert (tmp_path / "docs" / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"](results/{name}.png)" in text
+
+
+def test_one_pruner_that_is_as_good_leaves_it_undecided_and_a_better_one_denies_it(tmp_path):
+    for successes, verdict in ((90, "Undecided"), (101, "No")):
+        text = reported(tmp_path, lambda c, s=successes: s if c.training.variant == "average" else better_ood(c))
+        assert f"better than every other pruner to 16 tokens? **{verdict}.**" in text
+        assert f"- Better than average, 16: {verdict.lower()}." in text and "- Better than fixed grid, 16: yes." in text
+
+
+def test_a_report_of_a_part_compares_what_both_have_and_says_what_is_missing(tmp_path):
+    def partly(cell):
+        if cell.training.seed == 1 or cell.kind == "all" or (cell.training.variant, cell.task) == (DENSE, "bowl"):
+            return None
+        return better_ood(cell)
+
+    text = reported(tmp_path, partly)
+    assert "100 of 102 against 99 of 102" in text and "from 1 of 4 cells" in text
+    assert "<br>99 + – of 102, 1 of 4 cells |" in text
+    missing = text[text.index("## Missing") :]
+    assert f"{72 - 22} cells are not there yet" in missing
+    assert "- dense-256, seed 0: bowl in distribution, bowl `light`, lift `all`, bowl `all`\n" in missing
+
+
+def test_a_report_of_nothing_claims_nothing(tmp_path):
+    fill(tmp_path, lambda cell: None)
+    write(read(tmp_path), tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("There are no cells to compare yet.") == 1 + len(SAME_K) and text.count("**Undecided.**") == 2
+    assert "Yes" not in text and ".png" not in text and not list(tmp_path.rglob("*.png"))
+
+
+# --- the work ----------------------------------------------------------------------------------------------------
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+class Pretended:
+    """In the place of `run.call`: writes what train and evaluate leave, and is cut off at the call that it is told."""
+
+    def __init__(self, dies_at=None):
+        self.calls, self._dies_at, self._count = [], dies_at, count()
+
+    def __call__(self, arguments, log, lock):
+        name, *_ = arguments
+        self.calls.append(arguments)
+        dies = next(self._count) == self._dies_at
+        if name == "evaluate":
+            if dies:
+                raise Cut
+            return "some line\n" + json.dumps(scored(int(arguments[arguments.index("--seed") + 1]) % 100))
+        out = log.parent
+        (out / "training.safetensors").touch()
+        if dies:
+            raise Cut
+        (out / "losses.jsonl").write_text("".join(json.dumps({"seconds": s}) + "\n" for s in (1.0, 2.5, 0.5, 2.0)))
+        facts = {"data": {"episodes": 7}, "stages": [], "steps": 10, "parameters": 5, "diagnosis": {}, "versions": {}}
+        (out / "provenance.json").write_text(json.dumps(facts))
+        return ""
+
+
+SMALL = Plan((DENSE, OURS), 2, ("lift",), ("all",))
+
+
+def done(folder, pretended, monkeypatch):
+    monkeypatch.setattr(run, "call", pretended)
+    run.Work(folder, SETTINGS, [folder / "bag"], None, run.Machine(2, 3)).run(SMALL)
+
+
+def contents(folder):
+    """Of every JSON file, but for how long it took."""
+    texts = {path.relative_to(folder): json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))}
+    return {path: {**values, "wall_clock_s": 0} for path, values in texts.items()}
+
+
+def test_work_that_is_cut_off_anywhere_ends_as_if_it_was_not(tmp_path, monkeypatch):
+    whole = Pretended()
+    done(tmp_path / "whole", whole, monkeypatch)
+    assert [call[0] for call in whole.calls] == (["train", "evaluate"] * 2 + ["evaluate"] * 2) * 2
+    for dies_at, interrupted in enumerate(whole.calls):
+        folder = tmp_path / str(dies_at)
+        with pytest.raises(Cut):
+            done(folder, Pretended(dies_at), monkeypatch)
+        before, again = contents(folder), Pretended()
+        done(folder, again, monkeypatch)
+        assert len(again.calls) == len(whole.calls) - dies_at, "nothing is done twice"
+        assert ("--resume" in again.calls[0]) == (interrupted[0] == "train")
+        after = contents(folder)
+        assert after == contents(tmp_path / "whole") and before.items() <= after.items()
+
+
+def test_what_is_kept_says_what_it_took(tmp_path, monkeypatch):
+    done(tmp_path, Pretended(), monkeypatch)
+    trained = json.loads((tmp_path / "grids-16-1" / "training.json").read_text())
+    assert (trained["variant"], trained["seed"], trained["steps"], trained["batch"]) == (OURS, 1, 10, 4)
+    assert trained["wall_clock_s"] == 2.5 + 2.0 and trained["threads"] == 3 and trained["cores"] == os.cpu_count()
+    cell = json.loads((tmp_path / "cells" / "grids-16-1-lift-all.json").read_text())
+    assert cell["training"]["steps"] == 10 and cell["workers"] == 2 and cell["successes"] == (100_000 + 102) % 100
+
+
+def test_every_call_is_one_that_train_and_evaluate_understand(tmp_path, monkeypatch):
+    from grids_ros.evaluate.__main__ import parse as parse_evaluation
+
+    pretended = Pretended()
+    monkeypatch.setattr(run, "call", pretended)
+    plan = Plan(tuple(VARIANTS), 1, ("stack",), KINDS)
+    run.Work(tmp_path, SETTINGS, [tmp_path / "bag"], tmp_path / "dense", run.Machine(2, 3)).run(plan)
+    seen = set()
+    for name, *arguments in pretended.calls:
+        if name == "train":
+            options = parse_training(arguments, "")
+            seen.add((options.tokens, options.pruner))
+            assert options.start == tmp_path / "dense" and (options.steps, options.batch) == (10, 4)
+        else:
+            assert parse_evaluation(arguments).checkpoint.is_dir()
+    assert seen == {(k, "grids") for k in (0, 16, 4, 1)} | {(16, name) for name in SAME_K}
+
+
+def test_other_settings_are_refused_and_a_larger_plan_is_added(tmp_path):
+    run.begin(tmp_path, SETTINGS, SMALL)
+    with pytest.raises(run.TableError, match="was begun with steps 10, not 20: take another --out"):
+        run.begin(tmp_path, Settings(("bag",), 20, 4, 102, None), SMALL)
+    run.begin(tmp_path, SETTINGS, Plan(("grids-4",), 1, ("bowl",), ("light",)))
+    assert run.read_plan(tmp_path)[1] == Plan((DENSE, OURS, "grids-4"), 2, ("lift", "bowl"), ("light", "all"))
+
+
+def test_two_never_work_on_one_folder(tmp_path):
+    with run.alone(tmp_path):
+        with pytest.raises(run.TableError, match="another process still works on"):
+            with run.alone(tmp_path):
+                pass
+    with run.alone(tmp_path):
+        pass
+
+
+def test_a_job_that_fails_says_why(tmp_path):
+    with run.alone(tmp_path) as lock, pytest.raises(run.TableError, match="unrecognized arguments: --nothing"):
+        run.call(["train", "bag", "--out", "x", "--nothing"], tmp_path / "log", lock)
+
+
+def test_options_that_cannot_be_are_refused(tmp_path, capsys):
+    for arguments, said in (
+        (["--seeds", "0", "bag"], "--seeds is 0, expected at least 1"),
+        ([], "nothing to do"),
+        (["bag", "--variants", "magic"], "invalid choice: 'magic'"),
+        (["bag", "--start", str(tmp_path / "none")], "there is no such folder"),
+    ):
+        with pytest.raises(SystemExit):
+            program.parse([*arguments, "--out", str(tmp_path)])
+        assert said in capsys.readouterr().err
+    assert program.main(["--out", str(tmp_path), "--report", str(tmp_path / "r.md")]) == 1
+    assert "no table was begun" in capsys.readouterr().err
