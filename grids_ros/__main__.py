@@ -10,6 +10,7 @@ SUMMARIES = {
     "sim": "only the simulated arm, as a ROS 2 node; takes --ros-args",
     "record": "scripted demonstrations as rosbag2",
     "train": "a policy from bags, from scratch or with GridS on a dense checkpoint",
+    "average": "a policy between two checkpoints: what was learnt anew, and what was known before",
     "convert": "a checkpoint of lerobot, openpi or the GridS authors as one of ours",
     "evaluate": "a checkpoint in closed loop, without ROS",
     "table": "what pruning costs: GridS, dense and other pruners trained alike and compared",
@@ -55,6 +56,12 @@ def train(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def average(arguments: Sequence[str]) -> int:
+    from grids_ros.train.average import main
+
+    return main(arguments)
+
+
 def convert(arguments: Sequence[str]) -> int:
     from grids_ros.convert.__main__ import main
 
@@ -86,9 +93,8 @@ def bench(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, sim, record, train, convert, evaluate, table, replay, bench)
-}
+OURS = (demo, sim, record, train, average, convert, evaluate, table, replay, bench)
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {command.__name__: command for command in OURS}
 
 
 def main() -> int:

@@ -66,6 +66,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     if "start" in facts:
         words, steps = "; ".join(facts["start"]["data"]["instructions"]), facts["start"]["steps"]
         lines += ["", f"It started from a checkpoint of {steps} steps, trained on: {words}."]
+    lines += _averaged(facts.get("averaged"))
     lines += _distilled(facts.get("distilled_from"))
     lines += _closed_loop(facts.get("evaluations", []))
     path.write_text("\n".join(lines) + "\n")
@@ -82,6 +83,17 @@ def _trained(facts: dict) -> list[str]:
 
 def _converted(facts: dict) -> list[str]:
     return [f"- Converted from {facts['from']} ({facts['kind']}), convention {facts['convention']}"]
+
+
+def _averaged(facts: dict | None) -> list[str]:
+    if facts is None:
+        return []
+    steps = f" of {facts['with']['steps']} steps" if "steps" in facts["with"] else ""
+    return [
+        "",
+        f"Its weights and statistics are {facts['share']:g} of this training's, the rest a checkpoint's{steps}; an "
+        "average that `python -m grids_ros average` made.",
+    ]
 
 
 def _distilled(dense: dict | None) -> list[str]:
