@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from grids_ros.data import record as recorder
 from grids_ros.data.bags import BagWriter, read_episodes
+from grids_ros.data.leads import detoured
 from grids_ros.data.record import Demonstration, main, record
-from grids_ros.datatypes import NANOSECONDS
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput
+from grids_ros.evaluate import episode as closed_loop
 from grids_ros.images import to_rgb
 from grids_ros.sim import model
 from grids_ros.sim.disturbance import Detour, Push, Shove, plan, stray
@@ -133,7 +137,7 @@ def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):
     scene, (red, green, _) = Scene(7, 64), LIFT_TASKS
     scene.reset(7)
     home = scene.tool_pose().position
-    demonstration = Demonstration(scene, red, NANOSECONDS, detour=Detour(green, 0.08))
+    demonstration = Demonstration(scene, red, NANOSECONDS, lead=detoured(Detour(green, 0.08)))
     assert demonstration.run()
     with BagWriter(tmp_path / "bag") as bag:
         demonstration.write(bag)
@@ -144,6 +148,43 @@ def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):
     at = episode.objects[1][0][model.OBJECTS.index("green")]
     assert np.linalg.norm(positions[0] - at) <= 0.08 < np.linalg.norm(home - at)
     assert episode.targets[0][0] == start == episode.images["base"][0][0]
+
+
+class Driven:
+    """A policy that moves the tool on by `step` [m/s], with the fingers open."""
+
+    cameras = ("base", "wrist")
+
+    def __init__(self, step):
+        self._step = np.array(step)
+
+    def infer(self, observation, *, continuation=None):
+        times, pose = 0.1 * np.arange(1, 13), observation.pose
+        positions, quaternions = pose.position + times[:, None] * self._step, np.tile(pose.quaternion, (12, 1))
+        opening = np.full(12, model.MAX_OPENING)
+        return PolicyOutput(ActionChunk(observation.stamp_ns, times, positions, quaternions, opening), {})
+
+
+def test_what_a_policy_leaves_undone_is_taken_over_and_only_that_is_recorded(tmp_path):
+    heard = []
+    record(tmp_path / "bag", LIFT_TASKS, [0, 1], 320, heard.append, 48, Driven([0.0, 0.05, -0.02]))
+    episodes = list(read_episodes(tmp_path / "bag"))
+    assert heard == [True, True] and [e.instruction for e in episodes] == [t.instruction for t in LIFT_TASKS[:2]]
+    scene = Scene(320, 48)
+    for number, episode in enumerate(episodes):
+        scene.reset(320 + number)
+        moved = episode.poses[1][0] - scene.tool_pose().position
+        assert moved[1] > 0.03, "it begins where the policy went to"
+        cube = episode.objects[1][:, model.OBJECTS.index(LIFT_TASKS[number].colour)]
+        assert cube[-1, 2] > cube[0, 2] + 0.04
+    scene.close()
+
+
+def test_what_a_policy_does_by_itself_is_no_demonstration(tmp_path, monkeypatch):
+    heard, done = [], SimpleNamespace(update=lambda scene: scene.time_s > 0.5)
+    monkeypatch.setattr(closed_loop, "SuccessMonitor", lambda task: done)
+    record(tmp_path / "bag", LIFT_TASKS, [0, 1], 320, heard.append, 48, Driven([0.0, 0.05, 0.0]))
+    assert heard == [False, False]
 
 
 @pytest.mark.parametrize("task", [LIFT_TASKS[1], STACK_TASKS[0]])

@@ -1,8 +1,9 @@
 """python -m grids_ros record: scripted demonstrations in the simulated scene, as rosbag2, one bag per process.
 
 Some episodes are disturbed: the arm is driven aside, an object is shoved, or another cube was named at first; and the
-demonstrator recovers. Nothing is recorded meanwhile, so `target_pose` never says what a policy should not do; the
-recovery is what there is to learn.
+demonstrator recovers. With --policy every episode is begun by a policy, and those that it does not finish are taken
+over. Nothing is recorded meanwhile, so `target_pose` never says what a policy should not do; the recovery is what there
+is to learn.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import numpy as np
 from tqdm import tqdm
 
 from grids_ros.data.bags import BagWriter
+from grids_ros.data.leads import TAKEN_OVER_S, Lead, attempted, detoured
 from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.evaluate.episode import Infers
 from grids_ros.sim import model
-from grids_ros.sim.disturbance import Detour, Push, Shove, plan, stray
+from grids_ros.sim.disturbance import Push, Shove, plan, stray
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, SuccessMonitor, Task, in_turn
 
 TICKS_PER_IMAGE = 2  # of the demonstrator: images, poses and joints every 0.1 s
 AFTER_SUCCESS_S = 1.4  # a chunk of 1.2 s after the frame of success still lies within
-LIMIT_S = 12.0  # an episode without success by then is discarded
+LIMIT_S = 12.0  # a demonstration without success by then is discarded
 
 _PAUSE_NS = 2 * NANOSECONDS  # between two episodes
 _MARGIN_NS = NANOSECONDS // 1000  # between an instruction and the messages that it encloses
@@ -43,11 +46,11 @@ class Demonstration:
         task: Task,
         start_ns: int,
         disturbances: Sequence[Push | Shove] = (),
-        detour: Detour | None = None,
+        lead: Lead | None = None,
     ):
-        """start_ns: of the scene's time. detour: what was asked for before."""
+        """start_ns: of the scene's time. lead: what goes before."""
         self._scene, self._task, self._start_ns = scene, task, start_ns
-        self._disturbances, self._detour = list(disturbances), detour
+        self._disturbances, self._lead = list(disturbances), lead
         self._begun_ns = start_ns
         self._events: list[Event] = []
         self._commanded: float | None = None
@@ -57,12 +60,13 @@ class Demonstration:
 
     def run(self) -> bool:
         """Act until a while after success; False when it does not come in time."""
-        if self._detour and not self._stray(self._detour):
+        if self._lead and not self._lead(self._scene):
             return False
+        self._begun_ns, begun_s = self._now_ns(), self._scene.time_s
         expert, monitor = Expert(self._task), SuccessMonitor(self._task)
         done_s, tick = None, 0
         while done_s is None or self._scene.time_s < done_s + AFTER_SUCCESS_S:
-            if self._scene.time_s > LIMIT_S:
+            if self._scene.time_s > begun_s + LIMIT_S:
                 return False
             if tick % TICKS_PER_IMAGE == 0:
                 if done_s is None and self._disturb():
@@ -76,16 +80,6 @@ class Demonstration:
                 done_s = self._scene.time_s
         self._observe()
         return self._task.success(self._scene)
-
-    def _stray(self, detour: Detour) -> bool:
-        """Go for the cube that was named at first; False when it is not reached in time. Recording begins after it."""
-        expert = Expert(detour.task)
-        while not detour.over(self._scene):
-            if self._scene.time_s > LIMIT_S:
-                return False
-            self._scene.step(*expert.act(self._scene), PERIOD_S)
-        self._begun_ns = self._now_ns()
-        return True
 
     def _disturb(self) -> bool:
         """The next disturbance, if it is due."""
@@ -133,20 +127,32 @@ class Demonstration:
 
 
 def record(
-    path: Path, tasks: Sequence[Task], episodes: Sequence[int], seed: int, report: Callable[[bool], None], size: int
+    path: Path,
+    tasks: Sequence[Task],
+    episodes: Sequence[int],
+    seed: int,
+    report: Callable[[bool], None],
+    size: int,
+    policy: Infers | None = None,
 ) -> None:
     """A bag with these episodes (numbers: the scene, and which of the tasks, follow from them), images of `size` px.
 
-    `report` hears of each whether it is in. Stamps are simulated time, with a pause between episodes.
+    policy: what begins each of them, in place of disturbances. `report` hears of each whether it is in. Stamps are
+    simulated time, with a pause between episodes.
     """
     scene, start_ns = Scene(seed, size), NANOSECONDS
     with BagWriter(path) as bag:
         for number in episodes:
             scene.reset(seed + number)
             task = tasks[number % len(tasks)]
-            events = plan(np.random.default_rng([seed, number]), task)
-            detour = stray(np.random.default_rng([seed, number, 1]), task)
-            demonstration = Demonstration(scene, task, start_ns, events, detour)
+            if policy:
+                until_s = np.random.default_rng([seed, number]).uniform(*TAKEN_OVER_S)
+                events, lead = [], attempted(policy, task, seed + number, until_s)
+            else:
+                events = plan(np.random.default_rng([seed, number]), task)
+                detour = stray(np.random.default_rng([seed, number, 1]), task)
+                lead = detoured(detour) if detour else None
+            demonstration = Demonstration(scene, task, start_ns, events, lead)
             succeeded = demonstration.run()
             if succeeded:
                 demonstration.write(bag)
@@ -160,7 +166,19 @@ def _work(sender: connection.Connection, path: Path, episodes: list[int], option
 
     cv2.setNumThreads(1)
     tasks = in_turn(tuple(TASKS) if options.task == "all" else (options.task,))
-    record(path, tasks, episodes, options.seed, sender.send, options.image_size)
+    policy = _load(options.policy) if options.policy else None
+    record(path, tasks, episodes, options.seed, sender.send, options.image_size, policy)
+
+
+def _load(checkpoint: Path) -> Infers:
+    import torch
+
+    from grids_ros.policy.runtime import Policy
+
+    torch.set_num_threads(1)
+    policy = Policy.load(checkpoint)
+    policy.warm_up()
+    return policy
 
 
 def _record_in_parallel(options: argparse.Namespace) -> tuple[int, list[int]]:
@@ -195,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", choices=[*TASKS, "all"], default="lift", help="all: in turn (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=900, help="how many to attempt (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first scene, one more each (default: %(default)s)")
+    parser.add_argument("--policy", type=Path, help="checkpoint that begins each episode, to be taken over from")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--image-size", type=int, default=224, help="side of the images [px] (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -203,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected 1 or more")
     if list(options.out.glob("part_*")):
         parser.error(f"{options.out} holds bags already; give --out a new folder")
+    if options.policy and not options.policy.is_dir():
+        parser.error(f"--policy {options.policy}: there is no such folder")
     options.out.mkdir(parents=True, exist_ok=True)
     options.workers = min(options.workers, options.episodes)
     kept, broken = _record_in_parallel(options)
