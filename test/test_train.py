@@ -348,9 +348,24 @@ def test_a_wrong_instruction_is_one_that_was_taught_even_if_the_held_out_samples
 def _remembering(told: list):
     def predict(checkpoint, images, states, instructions):
         told.append([str(words) for words in instructions])
-        return np.zeros((len(states), 6, 7)), None
+        return np.zeros((len(states), 6, 7)), np.full((len(states), 2, 4, 2), 0.5, np.float32)
 
     return predict
+
+
+def test_points_that_are_held_are_read_whatever_is_in_the_image():
+    checkpoint, data = tiny(), samples()
+    rows = np.arange(5)
+    asked = data.images[rows], data.states[rows], data.instructions[rows]
+    actions, looked = diagnosis.predict(checkpoint, *asked)
+    sampler = attached(checkpoint.model).sampler
+    points = np.random.default_rng(0).uniform(0.1, 0.9, looked.shape[1:]).astype(np.float32)
+    with diagnosis.held(sampler, points):
+        _, held = diagnosis.predict(checkpoint, *asked)
+    again, after = diagnosis.predict(checkpoint, *asked)
+    np.testing.assert_array_equal(held, np.repeat(points[None], len(rows), 0))
+    np.testing.assert_array_equal(after, looked)
+    np.testing.assert_array_equal(again, actions)
 
 
 def test_there_must_be_something_to_resume(tmp_path, capsys):
@@ -363,7 +378,8 @@ def test_diagnosis_card_and_plot(tmp_path):
     trainer = trained(tmp_path / "run", [2])
     data = samples()
     report = diagnosis.diagnose(trainer.checkpoint, data, np.arange(12))
-    assert set(report["last_step_error_mm"]) == {"right", "wrong_instruction", "no_instruction", "shuffled_images"}
+    conditions = {"right", "wrong_instruction", "no_instruction", "shuffled_images", "fixed_coordinates"}
+    assert set(report["last_step_error_mm"]) == conditions
     assert set(report["coordinate_motion"]) == {"base", "wrist"}
     facts = {
         "parameters": 1000,

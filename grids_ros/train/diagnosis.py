@@ -1,17 +1,24 @@
 """Is the policy blind? A low loss alone proves nothing: it may come from the state.
 
 The same held-out samples are shown as they are, with another instruction, with an instruction that says nothing, and
-with the images of other samples. A policy that sees and reads does worse in each of the last three.
+with the images of other samples. A policy that sees and reads does worse in each of the last three. With GridS they
+are shown once more while every camera is read where it is read on average: a policy does worse so if it looks, and as
+well if its sampler has learnt a fixed grid.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.engine import Engine
+from grids_ros.policy.grids import attached
 from grids_ros.policy.preprocess import ACTION_DIM, pad, to_pixels
+from grids_ros.sampler import GridSampler
 from grids_ros.train.dataset import Samples
 
 CHUNK = 32  # samples at a time
@@ -36,9 +43,21 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
     return np.concatenate(actions), np.concatenate(points) if points else None
 
 
+@contextmanager
+def held(sampler: GridSampler, points: np.ndarray) -> Iterator[None]:
+    """Every image is read at the points of its camera, (cameras, K, 2), whatever is in it."""
+    fixed = torch.from_numpy(points)
+    sampler.coordinates = lambda features: fixed.repeat(len(features) // len(fixed), 1, 1)
+    try:
+        yield
+    finally:
+        del sampler.coordinates  # and the class's own is there again
+
+
 def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: int = 0) -> dict:
     """Position error [mm] of the chunk's last step under each condition, and how far the coordinates move.
 
+    `fixed_coordinates`, of GridS only: at each camera's mean over the samples.
     `coordinate_motion`: standard deviation of each coordinate over the samples, averaged over points, as a fraction
     of the feature map's width, by camera.
     """
@@ -50,19 +69,24 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
     shuffled = rng.permutation(len(rows))
     word = min(w for w in checkpoint.tokenizer.get_vocab() if not w.startswith("["))
     conditions = {
-        "right": (images, instructions),
         "wrong_instruction": (images, others),
         "no_instruction": (images, [word] * len(rows)),
         "shuffled_images": (images[shuffled], instructions),
     }
-    report: dict = {"samples": len(rows), "last_step_error_mm": {}}
+    actions, points = predict(checkpoint, images, states, instructions)
+    shown = {"right": actions}
     for name, (seen, said) in conditions.items():
-        actions, points = predict(checkpoint, seen, states, said)
-        error = np.linalg.norm(actions[:, -1, :3] - samples.actions[rows][:, -1, :3], axis=-1)
-        report["last_step_error_mm"][name] = round(1e3 * float(error.mean()), 2)
-        if name == "right" and points is not None:
-            motion = points.std(axis=0).mean(axis=(1, 2))
-            report["coordinate_motion"] = {
-                camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=False)
-            }
+        shown[name], _ = predict(checkpoint, seen, states, said)
+    wrapped = attached(checkpoint.model)
+    if wrapped and isinstance(wrapped.sampler, GridSampler):
+        with held(wrapped.sampler, points.mean(axis=0)):
+            shown["fixed_coordinates"], _ = predict(checkpoint, images, states, instructions)
+    error = {name: actions[:, -1, :3] - samples.actions[rows][:, -1, :3] for name, actions in shown.items()}
+    mean_mm = {name: round(1e3 * float(np.linalg.norm(e, axis=-1).mean()), 2) for name, e in error.items()}
+    report: dict = {"samples": len(rows), "last_step_error_mm": mean_mm}
+    if points is not None:
+        motion = points.std(axis=0).mean(axis=(1, 2))
+        report["coordinate_motion"] = {
+            camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=True)
+        }
     return report
