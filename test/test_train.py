@@ -264,6 +264,15 @@ def test_a_start_from_a_dense_policy_leaves_the_sampler_as_it_was(pruner):
     assert all(torch.equal(tensor, known[name]) for name, tensor in fresh.model.named_parameters())
 
 
+def test_a_dense_start_from_a_pruned_policy_takes_all_but_its_sampler():
+    pruned, dense = tiny(seed=1), tiny(None)
+    start_from(pruned, dense)
+    assert attached(pruned.model) is None
+    known = dict(pruned.model.named_parameters())
+    assert all(torch.equal(tensor, known.pop(name)) for name, tensor in dense.model.named_parameters())
+    assert not known
+
+
 def test_a_batch_depends_on_its_step_and_seed_alone():
     checkpoint = tiny()
     batches = Batches(samples(), checkpoint, RECIPE)

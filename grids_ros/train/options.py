@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str], description: str) -> argparse.Namespace:
 def _add_origin(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to begin with (default: the demo's model, with random weights)")
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--start", type=Path, help="checkpoint to start from; it must have the same cameras and K")
+    one.add_argument("--start", type=Path, help="checkpoint to start from: same cameras, same K or dense")
     one.add_argument("--from", dest="dense", type=Path, metavar="DENSE", help="dense checkpoint, to be given a GridS")
     group.add_argument(
         "--distil-steps", type=int, default=1000, help="--from: of the sampler alone, before --steps (default: 1000)"

@@ -18,14 +18,17 @@ WORDS = "embed_tokens.weight"  # how the names of the tensors end that have a ro
 def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
     """Copy the weights of `earlier` into the model of `checkpoint`: words by their spelling, new ones stay random.
 
-    So does the sampler when `earlier` is dense: it is put on what has learnt without one. The provenance then says what
-    came before. Raises CheckpointError when cameras or shapes disagree.
+    So does the sampler when `earlier` is dense: it is put on what has learnt without one. A dense model takes over all
+    but the sampler, which `earlier` loses. The provenance then says what came before. Raises CheckpointError when
+    cameras or shapes disagree.
     """
     if earlier.spec.cameras != checkpoint.spec.cameras:
         has, wants = ", ".join(earlier.spec.cameras), ", ".join(checkpoint.spec.cameras)
         raise CheckpointError(f"cameras are {has}, expected {wants}")
     theirs, ours = earlier.tokenizer.get_vocab(), checkpoint.tokenizer.get_vocab()
     shared = sorted(theirs.keys() & ours.keys())
+    if earlier.spec.sampler and not checkpoint.spec.sampler:
+        detach(earlier.model)
     known = dict(earlier.model.named_parameters())
     fresh = detach(checkpoint.model) if checkpoint.spec.sampler and not earlier.spec.sampler else None
     with torch.no_grad():
