@@ -19,13 +19,24 @@ def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, f
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def newcombe(successes: int, episodes: int, others: int, of: int) -> tuple[float, float, float]:
-    """The difference of two independent success rates, first less second, and its 95 % interval.
+def newcombe(both: int, first: int, second: int, neither: int) -> tuple[float, float, float]:
+    """The difference of two success rates in the same scenes, first less second, and its 95 % interval.
 
-    The hybrid score interval, from Wilson's of both rates: R. G. Newcombe, Statistics in Medicine 17, 1998, method 10.
+    Counts of scenes: both succeeded, the first alone, the second alone, neither. Wilson's limits of both rates, joined
+    by their correlation: R. G. Newcombe, Statistics in Medicine 17, 1998, pages 2635 to 2650, method 10.
     """
-    (p1, (l1, u1)), (p2, (l2, u2)) = ((n / m, wilson(n, m)) for n, m in ((successes, episodes), (others, of)))
-    return p1 - p2, p1 - p2 - math.hypot(p1 - l1, u2 - p2), p1 - p2 + math.hypot(u1 - p1, p2 - l2)
+    scenes, ours, theirs = both + first + second + neither, both + first, both + second
+    (p1, (l1, u1)), (p2, (l2, u2)) = ((n / scenes, wilson(n, scenes)) for n in (ours, theirs))
+    together = both * neither - first * second
+    if together > 0:  # corrected for continuity
+        together = max(0.0, together - scenes / 2)
+    spread = ours * (scenes - ours) * theirs * (scenes - theirs)
+    correlation = together / math.sqrt(spread) if spread else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(one * one - 2 * correlation * one * other + other * other)
+
+    return p1 - p2, p1 - p2 - reach(p1 - l1, u2 - p2), p1 - p2 + reach(u1 - p1, p2 - l2)
 
 
 def summarise(results: Sequence[Result]) -> dict:

@@ -63,9 +63,9 @@ def _head(results: Results) -> list[str]:
         "as in GridS and TokenLearner.",
         "",
         f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}. All variants "
-        "meet the same scenes, each seed of training others. Intervals are of 95 %: Wilson's for a rate; Newcombe's "
-        "(1998, method 10) for a difference, taken as if the scenes were not the same. Seeds are pooled: the intervals "
-        "tell of new scenes, not of new trainings, and the counts of each seed stand beside them.",
+        "meet the same scenes, each seed of training others. Intervals are of 95 %: Wilson's for a rate, Newcombe's "
+        "for a difference of paired rates (1998, method 10). Seeds are pooled: the intervals tell of new scenes, not "
+        "of new trainings, and the counts of each seed stand beside them.",
     ]
 
 

@@ -37,15 +37,20 @@ class Count:
 
 @dataclass(frozen=True)
 class Difference:
-    """Success rate of one variant less that of another, over the cells that both have, with its 95 % interval."""
+    """Success rate of one variant less that of another, over the cells that both have, with its 95 % interval.
+
+    both: scenes in which both succeeded.
+    """
 
     ours: Count
     theirs: Count
+    both: int
 
     @property
     def interval(self) -> tuple[float, float, float]:
         """Difference, lower bound, upper bound."""
-        return newcombe(self.ours.successes, self.ours.episodes, self.theirs.successes, self.theirs.episodes)
+        alone = self.ours.successes - self.both, self.theirs.successes - self.both
+        return newcombe(self.both, *alone, self.ours.episodes - self.both - sum(alone))
 
     @property
     def better(self) -> str:
@@ -86,8 +91,15 @@ class Results:
         ]
         both = by_place[0].keys() & by_place[1].keys()
         planned = len([c for c in self.plan.cells() if c.training.variant == theirs and which(c)])
+        if not both:
+            return None
         counts = [self._sum([cells[place] for place in both], planned) for cells in by_place]
-        return Difference(*counts) if both else None
+        return Difference(*counts, sum(self._both(*(cells[place] for cells in by_place)) for place in both))
+
+    def _both(self, ours: Cell, theirs: Cell) -> int:
+        """Scenes of two cells, the same in each, in which both policies succeeded."""
+        failed = set().union(*(self.cells[cell]["failed_seeds"] for cell in (ours, theirs)))
+        return self.cells[ours]["episodes"] - len(failed)
 
     def _sum(self, cells: list[Cell], planned: int) -> Count | None:
         if not cells:
