@@ -10,6 +10,7 @@ SUMMARIES = {
     "sim": "only the simulated arm, as a ROS 2 node; takes --ros-args",
     "record": "scripted demonstrations as rosbag2",
     "train": "a policy from bags, from scratch or with GridS on a dense checkpoint",
+    "diagnose": "whether a policy is blind, and whether its sampler looks, on bags that it has not seen",
     "average": "a policy between two checkpoints: what was learnt anew, and what was known before",
     "convert": "a checkpoint of lerobot, openpi or the GridS authors as one of ours",
     "evaluate": "a checkpoint in closed loop, without ROS",
@@ -56,6 +57,12 @@ def train(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def diagnose(arguments: Sequence[str]) -> int:
+    from grids_ros.train.diagnose import main
+
+    return main(arguments)
+
+
 def average(arguments: Sequence[str]) -> int:
     from grids_ros.train.average import main
 
@@ -93,7 +100,7 @@ def bench(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
-OURS = (demo, sim, record, train, average, convert, evaluate, table, replay, bench)
+OURS = (demo, sim, record, train, diagnose, average, convert, evaluate, table, replay, bench)
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {command.__name__: command for command in OURS}
 
 

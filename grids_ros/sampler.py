@@ -155,6 +155,7 @@ class GridSampler(nn.Module):
         super().__init__()
         self.config = config
         self.active = config.tokens
+        self._held: Tensor | None = None
         self.input_norm = nn.LayerNorm(config.channels) if config.layer_norm else nn.Identity()
         self.coordinate_mlp = nn.Sequential(
             nn.Linear(config.channels, COORDINATE_HIDDEN),
@@ -171,8 +172,20 @@ class GridSampler(nn.Module):
             raise ValueError(f"tokens is {tokens}, expected 1 to {self.config.tokens}")
         self.active = tokens
 
+    def hold(self, points: Tensor | None) -> None:
+        """From now on read each camera at its `points`, (cameras, K, 2), whatever is in the image; None: look again.
+
+        For a measurement: a policy does worse so if it looks, and as well if its sampler has learnt a fixed grid. The
+        images of a batch must come camera by camera, as the policy's do. Raises ValueError for another K.
+        """
+        if points is not None and points.shape[1:] != (self.config.tokens, 2):
+            raise ValueError(f"points have shape {tuple(points.shape)}, expected (cameras, {self.config.tokens}, 2)")
+        self._held = points
+
     def coordinates(self, features: Tensor) -> Tensor:
         """Where to read: features (B, H, W, C) to coordinates (B, K, 2), each in [margin, 1 - margin]."""
+        if self._held is not None:
+            return self._held[:, : self.active].repeat(len(features) // len(self._held), 1, 1)
         pooled = self.input_norm(features.mean(dim=(1, 2)))
         if self.training and self.config.noise > 0.0:
             pooled = pooled + self.config.noise * torch.randn_like(pooled)

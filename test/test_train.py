@@ -369,8 +369,9 @@ def test_points_that_are_held_are_read_whatever_is_in_the_image():
     actions, looked = diagnosis.predict(checkpoint, *asked)
     sampler = attached(checkpoint.model).sampler
     points = np.random.default_rng(0).uniform(0.1, 0.9, looked.shape[1:]).astype(np.float32)
-    with diagnosis.held(sampler, points):
-        _, held = diagnosis.predict(checkpoint, *asked)
+    sampler.hold(torch.from_numpy(points))
+    _, held = diagnosis.predict(checkpoint, *asked)
+    sampler.hold(None)
     again, after = diagnosis.predict(checkpoint, *asked)
     np.testing.assert_array_equal(held, np.repeat(points[None], len(rows), 0))
     np.testing.assert_array_equal(after, looked)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -26,22 +27,33 @@ from grids_ros.sim.tasks import TASKS, Task
 from grids_ros.sim.variation import KINDS
 from grids_ros.train.card import record_evaluation
 
+if TYPE_CHECKING:
+    from grids_ros.policy.runtime import Policy
+
 FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is unseen
 
 _mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
 
 
-def prepare(checkpoint: Path, tokens: int | None, merge: int, ood: str | None) -> None:
+def load(options: argparse.Namespace) -> Policy:
+    """What is evaluated. Raises CheckpointError for a checkpoint that cannot do what is asked."""
+    from grids_ros.policy.runtime import Policy
+
+    policy = Policy.load(options.checkpoint, tokens=options.tokens, merge=options.merge)
+    if options.hold_coordinates:
+        policy.hold_coordinates()
+    return policy
+
+
+def prepare(options: argparse.Namespace) -> None:
     """Load what a worker process keeps. One thread each: the episodes are what runs in parallel."""
     global _mine
     import torch
 
-    from grids_ros.policy.runtime import Policy
-
     torch.set_num_threads(1)
-    policy = Policy.load(checkpoint, tokens=tokens, merge=merge)
+    policy = load(options)
     policy.warm_up()
-    _mine = policy, Scene(ood=ood)
+    _mine = policy, Scene(ood=options.ood)
 
 
 def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None, detour: Detour | None) -> Result:
@@ -62,9 +74,8 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     """All episodes, in the order of their seeds; the tasks take turns."""
     tasks = TASKS[options.task]
     workers = min(options.workers, options.episodes)
-    kept = options.checkpoint, options.tokens, options.merge, options.ood
     how = options.delay / 1e3, options.join, options.video
-    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, kept) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options,)) as pool:
         jobs = []
         for i in range(options.episodes):
             task, other = tasks[i % len(tasks)], tasks[(i + 1) % len(tasks)]
@@ -86,6 +97,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ood", choices=KINDS, help="evaluate out of distribution: what is unlike in every scene")
     parser.add_argument("--tokens", type=int, help="per camera, one of the numbers it was trained with")
     parser.add_argument("--merge", type=int, default=0, help="image tokens per vision layer (default: %(default)s)")
+    parser.add_argument(
+        "--hold-coordinates", action="store_true", help="read where its diagnosis read on average: does it look?"
+    )
     parser.add_argument("--episodes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
@@ -103,8 +117,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
     if not options.delay >= 0.0:
         parser.error(f"--delay is {options.delay}, expected at least 0")
-    if options.card and options.merge:
-        parser.error("--card keeps what the policy does as it is: not with --merge")
+    if options.card and (options.merge or options.hold_coordinates):
+        parser.error("--card keeps what the policy does as it is: not with --merge or --hold-coordinates")
     if options.swap is not None and not options.swap > 0.0:
         parser.error(f"--swap is {options.swap}, expected more than 0")
     if not options.checkpoint.is_dir():
@@ -115,11 +129,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. The last line of output is one JSON object; 1 and the reason for a checkpoint that cannot do it."""
     from grids_ros.policy.errors import CheckpointError, InputError
-    from grids_ros.policy.runtime import Policy
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:  # a process of the pool that fails to start does not say why
-        policy = Policy.load(options.checkpoint, tokens=options.tokens, merge=options.merge)
+        policy = load(options)
         for task in TASKS[options.task]:
             policy.check(task.instruction)
     except (CheckpointError, InputError) as error:
@@ -129,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.video.mkdir(parents=True, exist_ok=True)
     results, tokens = evaluate(options), policy.tokens_per_camera
     setting = {"task": options.task, "ood": options.ood, "first_seed": options.seed, "tokens_per_camera": tokens}
-    setting["merge"] = options.merge
+    setting |= {"merge": options.merge, "coordinates_held": options.hold_coordinates}
     timing = {"delay_ms": options.delay, "join": options.join, "swap_m": options.swap}
     summary = {**setting, **timing, **summarise(results)}
     if options.card:

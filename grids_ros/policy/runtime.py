@@ -17,7 +17,7 @@ from grids_ros.policy.engine import Engine
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.policy.rtc import Guidance, previous_actions
-from grids_ros.sampler import image_fractions
+from grids_ros.sampler import GridSampler, image_fractions
 
 
 class Policy:
@@ -78,6 +78,21 @@ class Policy:
             wrapped.sampler.use(tokens)
             self._read_prompt()
             self.tokens_per_camera = tokens
+
+    def hold_coordinates(self) -> None:
+        """From now on read each camera where the checkpoint's diagnosis read it on average, whatever is in the image.
+
+        Raises CheckpointError for a policy without GridS, and where no diagnosis says where that is.
+        """
+        wrapped, facts = attached(self._model), self._checkpoint.provenance.get("diagnosis", {})
+        if wrapped is None or not isinstance(wrapped.sampler, GridSampler):
+            raise CheckpointError("this policy has no coordinates to hold, expected one with GridS")
+        if "mean_coordinates" not in facts:
+            raise CheckpointError(
+                "its provenance.json does not say where it looks on average: `python -m grids_ros diagnose` finds out"
+            )
+        points = [facts["mean_coordinates"][name] for name in self.cameras]
+        wrapped.sampler.hold(torch.tensor(points, device=self._model.device))
 
     def _read_prompt(self) -> None:
         """For the number of tokens that the model has now."""

@@ -23,9 +23,9 @@ from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.model import DemoSize, demo_config
 from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, Normalization, word_tokenizer
-from grids_ros.train.card import plot_losses, write_card
+from grids_ros.train.card import plot_losses
 from grids_ros.train.dataset import Samples, Window, load
-from grids_ros.train.diagnosis import diagnose
+from grids_ros.train.diagnosis import keep
 from grids_ros.train.loop import Trainer, stage_of
 from grids_ros.train.options import GRIDS, STATE, TUNE_RATE, parse
 from grids_ros.train.parallel import World, join
@@ -99,13 +99,18 @@ def window_of(checkpoint: Checkpoint) -> Window:
     return Window(spec.cameras, side, config.chunk_size, spec.step_s, spec.state, spec.action)
 
 
+def read(bags: Sequence[Path], window: Window, workers: int) -> Samples:
+    """All samples of the bags, in parallel. Bags that cannot be read raise BagError."""
+    topics = Topics(cameras={name: f"camera/{name}/image_raw/compressed" for name in window.cameras})
+    return load(bags, topics, window, min(len(bags), workers))
+
+
 def split(bags: Sequence[Path], window: Window, workers: int) -> tuple[Samples, Samples]:
     """The samples to train on, and those of the episodes held out. Raises ValueError when nothing is left to train on.
 
     Bags that cannot be read raise BagError.
     """
-    topics = Topics(cameras={name: f"camera/{name}/image_raw/compressed" for name in window.cameras})
-    samples = load(bags, topics, window, min(len(bags), workers))
+    samples = read(bags, window, workers)
     held_out = samples.episodes % HELD_OUT == 0
     if held_out.all():
         raise ValueError(f"the bags hold one episode, expected two or more: one in {HELD_OUT} is held out")
@@ -186,12 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def finish(options: argparse.Namespace, unseen: Samples) -> dict:
     """The diagnosis of what was saved, kept in its provenance; with the plot and the card."""
     saved = checkpoints.load(options.out, options.device)
-    rows = np.arange(0, len(unseen), max(1, len(unseen) // 400))
-    saved.provenance["diagnosis"] = diagnose(saved, unseen, rows)
-    (options.out / "provenance.json").write_text(json.dumps(saved.provenance, indent=2) + "\n")
     plot_losses(options.out / LOG, options.out / "losses.png")
-    write_card(saved, options.out / "README.md")
-    return saved.provenance["diagnosis"]
+    return keep(saved, options.out, unseen)
 
 
 if __name__ == "__main__":

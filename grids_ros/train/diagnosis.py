@@ -8,8 +8,8 @@ well if its sampler has learnt a fixed grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attached
 from grids_ros.policy.preprocess import ACTION_DIM, pad, to_pixels
 from grids_ros.sampler import GridSampler
+from grids_ros.train.card import write_card
 from grids_ros.train.dataset import Samples
 
 CHUNK = 32  # samples at a time
+SAMPLES = 400  # of those that there are, about so many
 
 
 @torch.inference_mode()
@@ -43,23 +45,12 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
     return np.concatenate(actions), np.concatenate(points) if points else None
 
 
-@contextmanager
-def held(sampler: GridSampler, points: np.ndarray) -> Iterator[None]:
-    """Every image is read at the points of its camera, (cameras, K, 2), whatever is in it."""
-    fixed = torch.from_numpy(points)
-    sampler.coordinates = lambda features: fixed.repeat(len(features) // len(fixed), 1, 1)
-    try:
-        yield
-    finally:
-        del sampler.coordinates  # and the class's own is there again
-
-
 def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: int = 0) -> dict:
     """Position error [mm] of the chunk's last step under each condition, and how far the coordinates move.
 
     `fixed_coordinates`, of GridS only: at each camera's mean over the samples.
     `coordinate_motion`: standard deviation of each coordinate over the samples, averaged over points, as a fraction
-    of the feature map's width, by camera.
+    of the feature map's width, by camera. `mean_coordinates`, of GridS only: (K, 2) by camera, in the sampler's terms.
     """
     rng = np.random.default_rng(seed)
     images, states, instructions = samples.images[rows], samples.states[rows], samples.instructions[rows]
@@ -79,8 +70,9 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
         shown[name], _ = predict(checkpoint, seen, states, said)
     wrapped = attached(checkpoint.model)
     if wrapped and isinstance(wrapped.sampler, GridSampler):
-        with held(wrapped.sampler, points.mean(axis=0)):
-            shown["fixed_coordinates"], _ = predict(checkpoint, images, states, instructions)
+        wrapped.sampler.hold(torch.from_numpy(points.mean(axis=0)))
+        shown["fixed_coordinates"], _ = predict(checkpoint, images, states, instructions)
+        wrapped.sampler.hold(None)
     error = {name: actions[:, -1, :3] - samples.actions[rows][:, -1, :3] for name, actions in shown.items()}
     mean_mm = {name: round(1e3 * float(np.linalg.norm(e, axis=-1).mean()), 2) for name, e in error.items()}
     report: dict = {"samples": len(rows), "last_step_error_mm": mean_mm}
@@ -89,4 +81,16 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
         report["coordinate_motion"] = {
             camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=True)
         }
+    if "fixed_coordinates" in shown:
+        mean = points.mean(axis=0).round(4).tolist()
+        report["mean_coordinates"] = dict(zip(checkpoint.spec.cameras, mean, strict=True))
+    return report
+
+
+def keep(checkpoint: Checkpoint, folder: Path, samples: Samples) -> dict:
+    """Diagnose a checkpoint and write the result into its folder's provenance and card."""
+    report = diagnose(checkpoint, samples, np.arange(0, len(samples), max(1, len(samples) // SAMPLES)))
+    checkpoint.provenance["diagnosis"] = report
+    (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
+    write_card(checkpoint, folder / "README.md")
     return report
