@@ -107,6 +107,7 @@ def test_the_report_of_a_whole_table_decides(tmp_path):
     low, high = (100 * bound for bound in wilson(200, 204))
     assert f"| GridS-16 | 98.0 % ({low:.1f} to {high:.1f})<br>100 + 100 of 204 |" in text
     assert "72 of 72 cells" in text and "## Missing" not in text
+    assert text.count("; by seed +1.0 and +1.0.") == 1 and text.count("; by seed +39.2 and +39.2.") == len(SAME_K)
     for name in ("success", "ood", "difference"):
         assert (tmp_path / "docs" / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"](results/{name}.png)" in text
@@ -126,7 +127,7 @@ def test_a_report_of_a_part_compares_what_both_have_and_says_what_is_missing(tmp
         return better_ood(cell)
 
     text = reported(tmp_path, partly)
-    assert "100 of 102 against 99 of 102" in text and "from 1 of 4 cells" in text
+    assert "100 of 102 against 99 of 102" in text and "from 1 of 4 cells; by seed +1.0 and –." in text
     assert "<br>99 + – of 102, 1 of 4 cells |" in text
     missing = text[text.index("## Missing") :]
     assert f"{72 - 22} cells are not there yet" in missing

@@ -79,7 +79,8 @@ def _claims(results: Results) -> list[str]:
     dense = results.difference(OURS, DENSE, in_distribution)
     verdict = dense.no_worse if dense else UNDECIDED
     lines.append(
-        f"- In distribution, is {LABELS[OURS]} no worse than {LABELS[DENSE]}? **{_capital(verdict)}.** {_told(dense)} "
+        f"- In distribution, is {LABELS[OURS]} no worse than {LABELS[DENSE]}? **{_capital(verdict)}.** "
+        f"{_told(results, DENSE, in_distribution)} "
         f"(yes: the interval lies above −{100 * MARGIN:g} points and not below 0; no: it lies below 0.)"
     )
     found = {name: results.difference(OURS, name, out_of_distribution) for name in SAME_K}
@@ -89,8 +90,8 @@ def _claims(results: Results) -> list[str]:
         f"**{_capital(overall(list(verdicts.values())))}.** (yes: each interval lies above 0; no: one does not reach "
         "above it.)"
     )
-    for name, one in found.items():
-        lines.append(f"  - Better than {LABELS[name]}: {verdicts[name]}. {_told(one)}")
+    for name in found:
+        lines.append(f"  - Better than {LABELS[name]}: {verdicts[name]}. {_told(results, name, out_of_distribution)}")
     return lines
 
 
@@ -98,20 +99,32 @@ def _capital(word: str) -> str:
     return word[0].upper() + word[1:]
 
 
-def _told(difference: Difference | None) -> str:
+def _told(results: Results, other: str, which: Which) -> str:
+    """OURS less another: pooled, then by seed, for trainings differ by more than scenes do."""
+    difference = results.difference(OURS, other, which)
     if difference is None:
         return "There are no cells to compare yet."
     ours, theirs = difference.ours, difference.theirs
     part = "" if ours.cells == ours.planned else f", from {ours.cells} of {ours.planned} cells"
-    return (
-        f"{ours.successes} of {ours.episodes} against {theirs.successes} of {theirs.episodes}: "
-        f"{_points(difference)}{part}."
-    )
+    pooled = f"{ours.successes} of {ours.episodes} against {theirs.successes} of {theirs.episodes}"
+    return f"{pooled}: {_points(difference)}{part}; by seed {_by_seed(results, other, which)}."
+
+
+def _by_seed(results: Results, other: str, which: Which) -> str:
+    found = [
+        results.difference(OURS, other, lambda cell, seed=seed: which(cell) and cell.training.seed == seed)
+        for seed in range(results.plan.seeds)
+    ]
+    return " and ".join(_signed(one.interval[0]) if one else EMPTY for one in found)
 
 
 def _points(difference: Difference) -> str:
-    value, low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in difference.interval)
+    value, low, high = map(_signed, difference.interval)
     return f"{value} points ({low} to {high})"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _success(results: Results) -> list[str]:
