@@ -15,7 +15,7 @@ from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput
 from grids_ros.evaluate import episode as closed_loop
 from grids_ros.images import to_rgb
 from grids_ros.sim import model
-from grids_ros.sim.disturbance import Detour, Push, Shove, plan, stray
+from grids_ros.sim.disturbance import Detour, Push, Shove, knock, plan, stray
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import BOWL_TASKS, LIFT_INSTRUCTIONS, LIFT_TASKS, STACK_TASKS, in_place
 from grids_ros.sim.variation import Variation
@@ -131,6 +131,32 @@ def test_a_shoved_object_leaves_a_gap_too(tmp_path):
     red = episode.objects[1][:, 0]
     slid = red[np.searchsorted(episode.objects[0], 1.9 * NANOSECONDS)] - red[0]
     assert -0.06 < slid[1] < -0.01 and abs(slid[0]) < 0.01
+
+
+def test_a_stacked_cube_that_is_knocked_down_is_stacked_again(tmp_path):
+    scene, task = Scene(70_000, 16), STACK_TASKS[0]
+    scene.reset(70_000)
+    falls = next(filter(None, (knock(np.random.default_rng(seed), task) for seed in range(9))))
+    demonstration = Demonstration(scene, task, NANOSECONDS, knock=falls)
+    assert demonstration.run()
+    with BagWriter(tmp_path / "bag") as bag:
+        demonstration.write(bag)
+    scene.close()
+    (episode,) = read_episodes(tmp_path / "bag")
+    cube, target = (episode.objects[1][:, model.OBJECTS.index(name)] for name in task.objects)
+    stacked = [in_place(one, task.onto, other) for one, other in zip(cube, target, strict=True)]
+    fallen = stacked.index(False, stacked.index(True))
+    assert cube[fallen, 2] < 0.8 * model.CUBE_SIDE + target[fallen, 2] and stacked[-1]
+    assert episode.poses[1][fallen, 2] >= falls.risen_m - 0.01, "seen from where a policy would take it for done"
+    assert (np.diff(episode.targets[0]) > 0.15 * NANOSECONDS).sum() == 1
+
+
+def test_half_of_the_stacks_are_knocked_down_and_nothing_else():
+    def events(task):
+        return [knock(np.random.default_rng(seed), task) for seed in range(200)]
+
+    assert not any(events(BOWL_TASKS[0])) and not any(events(LIFT_TASKS[0]))
+    assert 70 < sum(map(bool, events(STACK_TASKS[0]))) < 130
 
 
 def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):

@@ -1,9 +1,9 @@
 """python -m grids_ros record: scripted demonstrations in the simulated scene, as rosbag2, one bag per process.
 
-Some episodes are disturbed: the arm is driven aside, an object is shoved, or another cube was named at first; and the
-demonstrator recovers. With --policy every episode is begun by a policy, and those that it does not finish are taken
-over. Nothing is recorded meanwhile, so `target_pose` never says what a policy should not do; the recovery is what there
-is to learn.
+Some episodes are disturbed: the arm is driven aside, an object is shoved, a stacked cube is knocked down, or another
+cube was named at first; and the demonstrator recovers. With --policy every episode is begun by a policy, and those that
+it does not finish are taken over. Nothing is recorded meanwhile, so `target_pose` never says what a policy should not
+do; the recovery is what there is to learn.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from grids_ros.data.leads import TAKEN_OVER_S, Lead, attempted, detoured
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.evaluate.episode import Infers
 from grids_ros.sim import model
-from grids_ros.sim.disturbance import Push, Shove, plan, stray
+from grids_ros.sim.disturbance import Knock, Push, Shove, knock, plan, stray
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, SuccessMonitor, Task, in_turn
 
 TICKS_PER_IMAGE = 2  # of the demonstrator: images, poses and joints every 0.1 s
 AFTER_SUCCESS_S = 1.4  # a chunk of 1.2 s after the frame of success still lies within
-LIMIT_S = 12.0  # a demonstration without success by then is discarded
+LIMIT_S = 12.0  # a demonstration without success by then is discarded; counts anew when it is undone
 
 _PAUSE_NS = 2 * NANOSECONDS  # between two episodes
 _MARGIN_NS = NANOSECONDS // 1000  # between an instruction and the messages that it encloses
@@ -46,11 +46,12 @@ class Demonstration:
         task: Task,
         start_ns: int,
         disturbances: Sequence[Push | Shove] = (),
+        knock: Knock | None = None,
         lead: Lead | None = None,
     ):
-        """start_ns: of the scene's time. lead: what goes before."""
+        """start_ns: of the scene's time. knock: what undoes the first success. lead: what goes before."""
         self._scene, self._task, self._start_ns = scene, task, start_ns
-        self._disturbances, self._lead = list(disturbances), lead
+        self._disturbances, self._knock, self._lead = list(disturbances), knock, lead
         self._begun_ns = start_ns
         self._events: list[Event] = []
         self._commanded: float | None = None
@@ -62,14 +63,17 @@ class Demonstration:
         """Act until a while after success; False when it does not come in time."""
         if self._lead and not self._lead(self._scene):
             return False
-        self._begun_ns, begun_s = self._now_ns(), self._scene.time_s
+        self._begun_ns, since_s = self._now_ns(), self._scene.time_s
         expert, monitor = Expert(self._task), SuccessMonitor(self._task)
         done_s, tick = None, 0
         while done_s is None or self._scene.time_s < done_s + AFTER_SUCCESS_S:
-            if self._scene.time_s > begun_s + LIMIT_S:
+            if self._scene.time_s > since_s + LIMIT_S:
                 return False
             if tick % TICKS_PER_IMAGE == 0:
                 if done_s is None and self._disturb():
+                    continue
+                if self._undo():
+                    done_s, since_s, monitor = None, self._scene.time_s, SuccessMonitor(self._task)
                     continue
                 self._observe()
             target, opening = expert.act(self._scene)
@@ -85,10 +89,21 @@ class Demonstration:
         """The next disturbance, if it is due."""
         if not self._disturbances or not self._disturbances[0].due(self._scene, self._task):
             return False
-        stamp = self._now_ns()
-        self._disturbances.pop(0).apply(self._scene)
-        self._command(stamp, None, self._scene.gripper_target)
+        self._suffer(self._disturbances.pop(0))
         return True
+
+    def _undo(self) -> bool:
+        """The knock, if it is due."""
+        if self._knock is None or not self._knock.due(self._scene, self._task):
+            return False
+        self._suffer(self._knock)
+        self._knock = None
+        return True
+
+    def _suffer(self, event: Push | Shove | Knock) -> None:
+        stamp = self._now_ns()
+        event.apply(self._scene)
+        self._command(stamp, None, self._scene.gripper_target)
 
     def _observe(self) -> None:
         scene, stamp = self._scene, self._now_ns()
@@ -147,12 +162,13 @@ def record(
             task = tasks[number % len(tasks)]
             if policy:
                 until_s = np.random.default_rng([seed, number]).uniform(*TAKEN_OVER_S)
-                events, lead = [], attempted(policy, task, seed + number, until_s)
+                events, undone, lead = [], None, attempted(policy, task, seed + number, until_s)
             else:
                 events = plan(np.random.default_rng([seed, number]), task)
+                undone = knock(np.random.default_rng([seed, number, 2]), task)
                 detour = stray(np.random.default_rng([seed, number, 1]), task)
                 lead = detoured(detour) if detour else None
-            demonstration = Demonstration(scene, task, start_ns, events, lead)
+            demonstration = Demonstration(scene, task, start_ns, events, undone, lead)
             succeeded = demonstration.run()
             if succeeded:
                 demonstration.write(bag)

@@ -1,5 +1,5 @@
-"""What goes wrong in a demonstration, so that there is a recovery to learn from: pushes of the arm, shoved objects,
-and somebody who names another cube than the one that was meant."""
+"""What goes wrong in a demonstration, so that there is a recovery to learn from: pushes of the arm, shoved objects, a
+stacked cube that is knocked down, and somebody who names another cube than the one that was meant."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ _PUSH_M, _PUSH_YAW = 0.08, 0.6
 _LOWEST = 0.015  # of the tool after a push: the fingers stay off the table [m]
 _SHOVE_SPEED, _SHOVE_SPIN = (0.3, 0.9), 6.0  # a cube slides by 0.5 to 4 cm [m/s], and turns [rad/s]
 _STRAY_M = (0.03, 0.15)  # of the tool from that cube when the right one is named; the fingers still stand open
+_KNOCKED = 0.5  # part of the stacks that are knocked down once: a cube beside its target looks much like one on it
+_KNOCK_SPEED = (0.4, 0.9)  # the cube falls beside the one below, or slides off by some centimetres [m/s]
+_RISEN_M = (0.07, 0.195)  # of the tool when that happens, on its way up or at rest above
 _SLIDE_S = 0.3  # until it lies still
 
 
@@ -69,6 +72,28 @@ class Shove:
 
 
 @dataclass(frozen=True)
+class Knock:
+    """A cube is knocked off its place, once, after it was put there and the tool has risen to `risen_m`.
+
+    velocity: (2,) in the table's plane [m/s]; spin [rad/s].
+    """
+
+    risen_m: float
+    name: str
+    velocity: np.ndarray
+    spin: float
+
+    def due(self, scene: Scene, task: Task) -> bool:
+        """Whether it is time."""
+        return scene.tool_pose().position[2] >= self.risen_m and task.success(scene)
+
+    def apply(self, scene: Scene) -> None:
+        """Takes the time until the cube lies still; the arm waits."""
+        scene.shove(self.name, self.velocity, self.spin)
+        scene.step(None, None, _SLIDE_S)
+
+
+@dataclass(frozen=True)
 class Detour:
     """Another task is asked for at first, until the tool's centre is so near the cube that it names [m]."""
 
@@ -98,6 +123,15 @@ def plan(rng: np.random.Generator, task: Task) -> list[Push | Shove]:
         name, spin = str(rng.choice(task.objects)), float(rng.uniform(-_SHOVE_SPIN, _SHOVE_SPIN))
         events.append(Shove(float(rng.uniform(0.1, until_s)), name, velocity, spin))
     return sorted(events, key=lambda event: event.after_s)
+
+
+def knock(rng: np.random.Generator, task: Task) -> Knock | None:
+    """Half of the cubes that are stacked on another fall down once; None for the rest, and for other tasks."""
+    heading, speed = rng.uniform(-np.pi, np.pi), rng.uniform(*_KNOCK_SPEED)
+    velocity = speed * np.array([np.cos(heading), np.sin(heading)])
+    spin, risen_m = float(rng.uniform(-_SHOVE_SPIN, _SHOVE_SPIN)), float(rng.uniform(*_RISEN_M))
+    happens = task.name == "stack" and rng.random() < _KNOCKED
+    return Knock(risen_m, task.colour, velocity, spin) if happens else None
 
 
 def stray(rng: np.random.Generator, task: Task) -> Detour | None:
