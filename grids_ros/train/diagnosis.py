@@ -82,7 +82,7 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
             camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=True)
         }
     if "fixed_coordinates" in shown:
-        mean = points.mean(axis=0).round(4).tolist()
+        mean = points.mean(axis=0).astype(float).round(4).tolist()
         report["mean_coordinates"] = dict(zip(checkpoint.spec.cameras, mean, strict=True))
     return report
 
