@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_train import samples
 from tiny import observation, save_tiny, tiny
-from torch._inductor.compile_fx import compile_fx
 
 from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import load, save
@@ -172,24 +170,6 @@ def test_merged_updates_act_as_they_did_in_training(tmp_path):
 def test_gradients_are_the_same_in_parts_and_when_layers_are_computed_twice(recipe, change):
     changed = gradients(trainer(dataclasses.replace(recipe, **change)))
     assert_same(changed, gradients(trainer(recipe)))
-
-
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-def test_gradients_are_the_same_when_the_vision_tower_is_compiled(monkeypatch):
-    compiled = []
-
-    def remembering(function):
-        def run(graph, inputs):
-            compiled.append(graph)
-            return compile_fx(graph, inputs)
-
-        return compile_with(function, backend=run)
-
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", remembering)
-    changed = gradients(trainer(dataclasses.replace(TUNE, compile=True)))
-    assert len(compiled) >= 2, "the patches, and the layers"
-    assert_same(changed, gradients(trainer(TUNE)))
 
 
 def test_layers_under_the_checkpoint_run_twice():

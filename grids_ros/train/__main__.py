@@ -140,7 +140,6 @@ def recipes(options: argparse.Namespace) -> list[Recipe]:
         "accumulate": options.accumulate,
         "bf16": options.bf16,
         "recompute": options.gradient_checkpointing,
-        "compile": options.compile,
     }
     rate = options.learning_rate or (TUNE_RATE if options.dense else Recipe.learning_rate)
     stages = [Recipe(options.steps, learning_rate=rate, lora=options.lora, **common)]

@@ -20,7 +20,6 @@ from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.grids import attached
 from grids_ros.policy.weights import Lazy
 from grids_ros.train.batches import Batches
-from grids_ros.train.compiling import compile_vision
 from grids_ros.train.dataset import Samples
 from grids_ros.train.distillation import distillation
 from grids_ros.train.lora import LowRank, merged
@@ -56,8 +55,6 @@ class Trainer:
         elif recipe.recompute:
             recompute_layers(self.model)
         self.model.float().to(self.world.device)
-        if recipe.compile and not after:
-            compile_vision(self.model)
         self._batches = Batches(samples, checkpoint, recipe)
         self._choose_parameters(samples.objects.shape[1])
 

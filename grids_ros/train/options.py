@@ -63,7 +63,6 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16, for a GPU; weights stay in float32")
     group.add_argument("--accumulate", type=int, default=1, metavar="N", help="a batch in N parts, for less memory")
     group.add_argument("--gradient-checkpointing", action="store_true", help="layers computed twice, for less memory")
-    group.add_argument("--compile", action="store_true", help="the vision tower, for less time; needs a C++ compiler")
 
 
 def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

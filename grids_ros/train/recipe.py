@@ -18,7 +18,7 @@ class Recipe:
     distil: the sampler alone trains, and the dense model teaches it; see `distillation`. readout: weight of its second
     term. lora: rank of the updates that train in place of the weights; 0 trains all of them. accumulate: parts of a
     batch that are computed one after the other. bf16: compute in bfloat16, the weights stay in float32. recompute: the
-    layers' activations in the backward pass, which saves their memory. compile: the vision tower, see `compiling`.
+    layers' activations in the backward pass, which saves their memory.
     """
 
     steps: int
@@ -38,7 +38,6 @@ class Recipe:
     accumulate: int = 1
     bf16: bool = False
     recompute: bool = False
-    compile: bool = False
 
     def rate(self, step: int) -> float:
         """The learning rate: linear warm-up, then a cosine to a hundredth. step: from 0 in each stage."""
