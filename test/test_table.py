@@ -38,7 +38,7 @@ def test_wilson_as_published(successes, episodes, low, high):
     [((36, 12, 2, 0), (0.0569, 0.3404)), ((18, 12, 2, 18), (0.0562, 0.3290)), ((53, 0, 0, 1), (-0.0729, 0.0729))],
 )
 def test_newcombe_as_published(counts, published):
-    """R. G. Newcombe, Improved intervals for the difference of paired proportions, 1998, table II, method 10."""
+    """R. G. Newcombe, Improved confidence intervals for the difference ... based on paired data, 1998, method 10."""
     assert newcombe(*counts)[1:] == pytest.approx(published, abs=1e-4)
 
 
