@@ -106,7 +106,7 @@ def test_a_lerobot_fine_tune_does_here_what_it_does_there(tmp_path, capsys):
     expected = actions_of(model, seen, (state - mean) / (std + 1e-8), 16, 12)
     mean, std = (np.array(STATISTICS["action"][name]) for name in ("mean", "std"))
     expected = expected * std + mean
-    chunk = Policy(checkpoint).infer(seen).chunk
+    chunk = Policy(checkpoint).infer(seen, seed=0).chunk
     np.testing.assert_allclose(chunk.positions, expected[:, :3], atol=1e-5)
     turned = Rotation.from_quat(chunk.quaternions) * Rotation.from_rotvec(expected[:, 3:6]).inv()
     assert turned.magnitude().max() < 1e-4
@@ -168,7 +168,7 @@ def test_half_precision_is_that_of_every_tensor(tmp_path):
     assert same_weights(half.model, model)
     whole = convert(source, tmp_path / "whole", *FOLLOWED)
     seen = observation(whole.spec.cameras)
-    chunks = [Policy(checkpoint).infer(seen).chunk for checkpoint in (half, whole)]
+    chunks = [Policy(checkpoint).infer(seen, seed=0).chunk for checkpoint in (half, whole)]
     spread = np.abs(chunks[1].positions - POSE.position).max()
     np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=0.05 * spread)
     assert (chunks[0].positions != chunks[1].positions).any()
@@ -355,7 +355,7 @@ def test_libero_s_actions_become_steps_of_the_tool(tmp_path):
     less_state = raw + np.concatenate([state[:6], [0.0]])
     for convention, steps in (("libero", raw), ("libero-less-state", less_state)):
         ours = convert(tmp_path / "theirs", tmp_path / convention, "--convention", convention, "--rate", 10, *cameras)
-        chunk = Policy(ours).infer(seen).chunk
+        chunk = Policy(ours).infer(seen, seed=0).chunk
         np.testing.assert_allclose(chunk.positions, POSE.position + np.cumsum(0.05 * steps[:, :3], 0), atol=1e-4)
         first = Rotation.from_quat(chunk.quaternions[0]) * Rotation.from_quat(POSE.quaternion).inv()
         np.testing.assert_allclose(first.as_rotvec(), Rotation.from_rotvec(0.5 * steps[0, 3:6]).as_rotvec(), atol=1e-4)

@@ -128,6 +128,15 @@ def test_inference_repeats_bit_for_bit_and_seeds_differ():
     assert not np.array_equal(first.chunk.positions, policy.infer(observation(), seed=4).chunk.positions)
 
 
+def test_the_flow_starts_from_the_middle_of_its_noise_unless_a_seed_is_given(monkeypatch):
+    policy, starts = Policy(tiny(4)), []
+    sample = policy._engine.sample_actions
+    monkeypatch.setattr(policy._engine, "sample_actions", lambda *given: starts.append(given[4]) or sample(*given))
+    policy.infer(observation())
+    policy.infer(observation(), seed=0)
+    assert torch.equal(starts[0], torch.zeros_like(starts[0])) and starts[1].std() > 0.5
+
+
 def test_the_chunk_is_stamped_with_the_observation_and_timed_from_it():
     output = Policy(tiny(4)).infer(observation())
     assert output.chunk.stamp_ns == 7

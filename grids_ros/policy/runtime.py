@@ -123,11 +123,15 @@ class Policy:
             self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
 
     @torch.no_grad()
-    def infer(self, observation: Observation, seed: int = 0, continuation: Continuation | None = None) -> PolicyOutput:
-        """The action chunk for `observation`; the same seed gives the same chunk, bit for bit on CPU.
+    def infer(
+        self, observation: Observation, seed: int | None = None, continuation: Continuation | None = None
+    ) -> PolicyOutput:
+        """The action chunk for `observation`, bit for bit the same every time on CPU.
 
-        The flow starts from the seed's noise every time by default, so that consecutive chunks choose the same
-        way around. continuation: the chunk being followed, which this one then goes on from.
+        The flow starts from zero, the middle of its noise, so that consecutive chunks choose the same way around. So
+        would any draw that is kept, but every chunk would be off to the side on which that draw lies: with one, the
+        demo's policy let go of cubes 5 mm beside the target, always the same way. seed: start from its draw instead.
+        continuation: the chunk being followed, which this one then goes on from.
         Raises InputError when the instruction cannot be encoded, or a camera is missing.
         """
         started = time.perf_counter()
@@ -141,13 +145,15 @@ class Policy:
         spec = self._checkpoint.spec
         state = normalization.normalize_state(spec.state.encode(observation.pose, observation.gripper))
         shape = (1, config.chunk_size, config.max_action_dim)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        start = torch.zeros(shape)
+        if seed is not None:
+            start.normal_(generator=torch.Generator().manual_seed(seed))
         inputs = (
             preprocess.to_pixels(np.stack(images))[None],
             torch.from_numpy(ids)[None],
             torch.from_numpy(mask)[None],
             torch.from_numpy(preprocess.pad(state, config.max_state_dim))[None],
-            noise,
+            start,
         )
         guidance = self._guidance(observation, continuation) if continuation else None
         prepared = time.perf_counter()

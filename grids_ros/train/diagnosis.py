@@ -32,13 +32,13 @@ def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.nd
     model, prompt, normalization = checkpoint.model.eval(), checkpoint.prompt(), checkpoint.normalization
     config, engine = model.config, Engine(model, checkpoint.spec.denoising_steps)
     actions, points = [], []
-    noise = torch.randn((1, config.chunk_size, config.max_action_dim), generator=torch.Generator().manual_seed(0))
-    for start in range(0, len(states), CHUNK):
-        part = slice(start, start + CHUNK)
+    for first in range(0, len(states), CHUNK):
+        part = slice(first, first + CHUNK)
         encoded = [prompt.encode(str(text)) for text in instructions[part]]
         ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded, strict=False))
         state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
-        result = engine.sample_actions(to_pixels(images[part]), ids, masks, state, noise.repeat(len(state), 1, 1))
+        start = torch.zeros(len(state), config.chunk_size, config.max_action_dim)  # as at run time
+        result = engine.sample_actions(to_pixels(images[part]), ids, masks, state, start)
         actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].cpu().numpy()))
         if engine.coordinates is not None:
             points.append(engine.coordinates.unflatten(0, (len(state), -1)).cpu().numpy())
