@@ -153,6 +153,25 @@ def test_the_expert_puts_the_cube_where_the_words_say(scene, task):
     assert np.linalg.norm(scene.object_positions()[task.colour] - before) < 2e-3
 
 
+@pytest.mark.parametrize("task", STACK_TASKS[:3], ids=lambda task: task.colour)
+def test_the_expert_takes_its_time_over_the_target_and_comes_straight_down(scene, task):
+    """What imitates it needs both: images of the last centimetres, and a cube that is over the other when let go."""
+    scene.reset(113)
+    leads, aside = [], []
+
+    def watch(scene: Scene) -> None:
+        positions = scene.object_positions()
+        apart = positions[task.colour] - positions[task.onto]
+        if scene.grasped(task.colour) and np.linalg.norm(apart[:2]) < 0.06:
+            target, _ = Expert(task).act(scene)
+            leads.append(np.linalg.norm(target.position - scene.tool_pose().position))
+            if apart[2] < model.CUBE_SIDE + 0.03:
+                aside.append(np.linalg.norm(apart[:2]))
+
+    assert perform(scene, task, disturb=watch)
+    assert max(leads) <= 0.02 and aside and max(aside) < 0.006
+
+
 @pytest.mark.parametrize("task", [BOWL_TASKS[0], STACK_TASKS[0]], ids=lambda task: task.name)
 def test_the_expert_recovers_when_cube_and_target_are_shoved_and_the_cube_is_lost(scene, task):
     scene.reset(112)

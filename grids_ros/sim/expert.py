@@ -27,6 +27,8 @@ _OPEN_ENOUGH = 0.07  # the fingers fit around a cube in any approach [m]
 
 _DROP = {"bowl": 0.050, "cube": model.CUBE_SIDE + 0.002}  # of the cube above its target's centre when let go [m]
 _CARRY = 0.05  # above that while not yet over the target [m]
+_OVER = 0.003  # within this horizontal distance of the target's centre the cube comes all the way down [m]
+_NEAR, _NEAR_LEAD = 0.06, 0.02  # so near the target [m] the lead is at most this [m]: time to see and to correct
 _LET_GO = 0.004  # within this height of the drop the fingers open [m]
 _RETREAT_HEIGHT = 0.20  # of the tool, once the cube is in its place [m]
 _FINGER_REACH = 0.047  # of an open finger from the cube's centre [m]
@@ -47,11 +49,13 @@ class Expert:
         offset = np.abs(cube - tool.position)
         around = np.linalg.norm(offset[:2]) < _GRASP_ZONE and offset[2] < _GRASP_ZONE
         held = around and opening < _CLOSED_ON_CUBE
-        asked = 0.0
+        asked, lead = 0.0, _LEAD
         if self.task.onto and self._arrived(cube, positions[self.task.onto]):
             goal, asked = self._retreat(tool.position, cube, opening), model.MAX_OPENING
         elif held and self.task.onto:
-            goal = self._carry(tool.position, cube, positions[self.task.onto])
+            target = positions[self.task.onto]
+            goal = self._carry(tool.position, cube, target)
+            lead = _NEAR_LEAD if np.linalg.norm((cube - target)[:2]) < _NEAR else _LEAD
         elif held:
             goal = np.array([*tool.position[:2], LIFTED_HEIGHT])
         elif around:
@@ -59,8 +63,8 @@ class Expert:
         else:
             yaw = self._grasp_yaw(scene, _yaw(turn))
             goal = self._approach(tool.position, cube, abs(yaw - _yaw(turn)), opening)
-            return _towards(tool, goal, _upright(turn, yaw)), model.MAX_OPENING
-        return _towards(tool, goal, _upright(turn, _yaw(turn))), asked
+            return _towards(tool, goal, _upright(turn, yaw), _LEAD), model.MAX_OPENING
+        return _towards(tool, goal, _upright(turn, _yaw(turn)), lead), asked
 
     @staticmethod
     def _approach(tool: np.ndarray, cube: np.ndarray, misaligned: float, opening: float) -> np.ndarray:
@@ -83,7 +87,7 @@ class Expert:
         """A funnel over the target, for the cube in the hand."""
         aside = target[:2] - cube[:2]
         drop = target[2] + _drop(self.task.onto)
-        height = drop + min(_CARRY, max(0.0, 4.0 * (np.linalg.norm(aside) - _ALIGNED)))
+        height = drop + min(_CARRY, max(0.0, 8.0 * (np.linalg.norm(aside) - _OVER)))
         blocked = cube[2] < height - 0.025  # rise before moving sideways into the target
         return np.array([*(tool[:2] if blocked else tool[:2] + aside), tool[2] + height - cube[2]])
 
@@ -130,12 +134,12 @@ def _upright(turn: Rotation, yaw: float) -> Rotation:
     return Rotation.from_euler("z", yaw) * Rotation.from_quat(DOWN)
 
 
-def _towards(tool: Pose, goal: np.ndarray, goal_turn: Rotation) -> Pose:
-    """A target on the way to the goal: no further ahead than the leads allow, easing off close to it."""
+def _towards(tool: Pose, goal: np.ndarray, goal_turn: Rotation, lead: float) -> Pose:
+    """A target on the way to the goal: no further ahead than `lead` [m] and _TURN, easing off close to it."""
     step = goal - tool.position
     distance = np.linalg.norm(step)
     if distance > 1e-9:
-        step = step * (_LEAD * np.tanh(distance / _LEAD) / distance)
+        step = step * (lead * np.tanh(distance / lead) / distance)
     turn = Rotation.from_quat(tool.quaternion)
     rotation = (goal_turn * turn.inv()).as_rotvec()
     angle = np.linalg.norm(rotation)
