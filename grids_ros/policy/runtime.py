@@ -130,7 +130,7 @@ class Policy:
 
         The flow starts from zero, the middle of its noise, so that consecutive chunks choose the same way around. So
         would any draw that is kept, but every chunk would be off to the side on which that draw lies: with one, the
-        demo's policy let go of cubes 5 mm beside the target, always the same way. seed: start from its draw instead.
+        demo's policy let go of cubes some 5 mm to the same side of their target. seed: start from its draw instead.
         continuation: the chunk being followed, which this one then goes on from.
         Raises InputError when the instruction cannot be encoded, or a camera is missing.
         """
