@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
@@ -51,13 +52,22 @@ def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
+def identity(checkpoint: Path) -> str:
+    """Name and digest: another one of the same name makes another table. Raises TableError when it has no weights."""
+    try:
+        digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise TableError(f"--start {checkpoint}: {error}") from error
+    return f"{checkpoint.resolve().name}, sha256 {digest[:12]}"
+
+
 def work(options: argparse.Namespace) -> None:
     """Train and evaluate what is not there yet. Raises TableError when it cannot."""
     try:
         bags = find_bags(options.bags)
     except ValueError as error:
         raise TableError(error) from error
-    start = options.start.resolve().name if options.start else None
+    start = identity(options.start) if options.start else None
     names = tuple(bag.name for bag in bags)
     settings = Settings(names, options.steps, options.batch, options.episodes, start)
     kinds = chosen(options.ood, KINDS)

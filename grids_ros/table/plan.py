@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from grids_ros.evaluate.__main__ import FIRST_SEED
+from grids_ros.sim.tasks import TASKS
+from grids_ros.sim.variation import KINDS
 
 OURS, DENSE = "grids-16", "dense"
 SAME_K = ("fixed_grid", "average", "random_keep", "token_learner")  # what OURS should beat
@@ -18,6 +20,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # to the options of `train`, in the or
     **{name: ("--tokens", "16", "--pruner", name) for name in SAME_K},
 }
 AS_RECORDED = "none"  # in the place of a kind of variation: in distribution
+PLACES = tuple(product(TASKS, (AS_RECORDED, *KINDS)))  # where a policy may be scored: task and kind
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Settings:
     """What is the same in all of the table; its JSON files mean nothing beside others.
 
     data: names of the bags. steps, batch: of a training. episodes: of a cell. start: name of the checkpoint that every
-    training starts from, or None.
+    training starts from, with the digest of its weights, or None.
     """
 
     data: tuple[str, ...]
@@ -59,9 +62,13 @@ class Settings:
     episodes: int
     start: str | None
 
-    def first_scene(self, training: Training) -> int:
-        """Seed of the first scene: every seed of training has scenes of its own, which all variants share."""
-        return FIRST_SEED + training.seed * self.episodes
+    def first_scene(self, cell: Cell) -> int:
+        """Seed of the first scene: every cell of a variant has scenes of its own, which all variants share.
+
+        So no scene counts twice where cells are added up.
+        """
+        place = PLACES.index((cell.task, cell.kind))
+        return FIRST_SEED + (cell.training.seed * len(PLACES) + place) * self.episodes
 
 
 @dataclass(frozen=True)

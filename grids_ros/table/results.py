@@ -96,6 +96,33 @@ class Results:
         counts = [self._sum([cells[place] for place in both], planned) for cells in by_place]
         return Difference(*counts, sum(self._both(*(cells[place] for cells in by_place)) for place in both))
 
+    def by_seed(self, ours: str, theirs: str, which: Which) -> list[Difference | None]:
+        """The same of each seed of training by itself."""
+        seeds = range(self.plan.seeds)
+        return [
+            self.difference(ours, theirs, lambda c, seed=seed: which(c) and c.training.seed == seed) for seed in seeds
+        ]
+
+    def better(self, ours: str, theirs: str, which: Which) -> str:
+        """Whether `ours` is: by the interval of all seeds together, and no seed may contradict it."""
+        difference = self.difference(ours, theirs, which)
+        verdict = difference.better if difference else UNDECIDED
+        return self._unless_a_seed_differs(verdict, self.by_seed(ours, theirs, which), 0.0)
+
+    def no_worse(self, ours: str, theirs: str, which: Which) -> str:
+        """Likewise, whether `ours` is less than MARGIN below, or better."""
+        difference = self.difference(ours, theirs, which)
+        verdict = difference.no_worse if difference else UNDECIDED
+        bound = -MARGIN if verdict == YES else 0.0
+        return self._unless_a_seed_differs(verdict, self.by_seed(ours, theirs, which), bound)
+
+    @staticmethod
+    def _unless_a_seed_differs(verdict: str, by_seed: list[Difference | None], bound: float) -> str:
+        """UNDECIDED where a training lies on the other side of `bound`: trainings differ by more than scenes do."""
+        values = [one.interval[0] for one in by_seed if one]
+        above, below = all(value > bound for value in values), all(value <= bound for value in values)
+        return verdict if {YES: above, NO: below}.get(verdict, True) else UNDECIDED
+
     def _both(self, ours: Cell, theirs: Cell) -> int:
         """Scenes of two cells, the same in each, in which both policies succeeded."""
         failed = set().union(*(self.cells[cell]["failed_seeds"] for cell in (ours, theirs)))

@@ -138,7 +138,7 @@ class Work:
     def _evaluate(self, cell: Cell, lock: int) -> dict:
         folder, settings = self._folder / cell.training.name, self._settings
         command = ["evaluate", "--checkpoint", str(folder), "--task", cell.task]
-        command += ["--episodes", str(settings.episodes), "--seed", str(settings.first_scene(cell.training))]
+        command += ["--episodes", str(settings.episodes), "--seed", str(settings.first_scene(cell))]
         command += ["--workers", str(self._machine.workers)]
         command += ["--ood", cell.kind] if cell.kind != AS_RECORDED else []
         started = time.monotonic()
