@@ -148,7 +148,7 @@ def test_attraction_moves_what_token_learner_looks_at():
     before = (learner(features)[1] - target).norm(dim=-1).mean().item()
     for _ in range(30):
         optimiser.zero_grad()
-        attraction(learner(features)[1].unsqueeze(1), target.expand(2, 1, 1, 2)).backward()
+        attraction(learner(features)[1].unsqueeze(1), target.expand(2, 1, 1, 2), 2).backward()
         optimiser.step()
     assert (learner(features)[1] - target).norm(dim=-1).min(-1).values.mean().item() < 0.5 * before
 

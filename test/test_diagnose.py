@@ -15,7 +15,7 @@ from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
 from grids_ros.sampler import GridSampler, SamplerConfig
 from grids_ros.sim.tasks import LIFT_TASKS
-from grids_ros.train import diagnose
+from grids_ros.train import diagnose, diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,15 @@ def test_held_coordinates_are_those_of_the_diagnosis_whatever_is_seen(diagnosed)
     np.testing.assert_array_equal(*held)
     mean = load(diagnosed).provenance["diagnosis"]["mean_coordinates"]["wrist"]
     np.testing.assert_allclose(policy._engine.coordinates[1], mean)
+
+
+def test_an_empty_instruction_says_nothing(diagnosed, bag, monkeypatch):
+    """Not one of the words that the policy knows: it may be the name of the right cube."""
+    said = []
+    real = diagnosis.predict
+    monkeypatch.setattr(diagnosis, "predict", lambda *shown: said.append(shown[-1]) or real(*shown))
+    assert diagnose.main([str(diagnosed), str(bag), "--workers", "1"]) == 0
+    assert sum(set(texts) == {""} for texts in said) == 1
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from grids_ros.train.batches import Batches
 from grids_ros.train.distillation import distillation, relative_error, unpruned
 from grids_ros.train.loop import Trainer
 from grids_ros.train.lora import projections
-from grids_ros.train.losses import embed, read, velocity
+from grids_ros.train.losses import embed, in_view, read, velocity
 from grids_ros.train.options import parse
 from grids_ros.train.parallel import join
 from grids_ros.train.recipe import Recipe
@@ -172,6 +172,25 @@ def test_gradients_are_the_same_in_parts_and_when_layers_are_computed_twice(reci
     assert_same(changed, gradients(trainer(recipe)))
 
 
+def test_the_aids_are_the_same_in_parts_though_each_part_knows_of_other_objects():
+    data = samples()
+    data.objects[:] = np.random.default_rng(1).uniform((0.3, -0.3, 0.0), (0.7, 0.3, 0.1), data.objects.shape)
+    data.objects[:, 0] += (0.0, 5.0, 0.0)  # out of every image
+    data.objects[::3] = np.nan
+    recipe = dataclasses.replace(TUNE, batch=8, attraction=50.0)
+
+    def of(accumulate):
+        trainer = Trainer(tiny(), data, dataclasses.replace(recipe, accumulate=accumulate))
+        batch = trainer._batches.at(0)
+        unknown, seen = batch.objects.isnan().any(-1).any(-1), in_view(batch.places)
+        assert 0 < unknown.sum() < 8 and seen.any() and not seen[:, :, 0].any()
+        terms = trainer._backward()
+        assert terms["locations"] > 0.0 and "attraction" in terms
+        return {name: p.grad for name, p in trainer.module.named_parameters() if p.grad is not None}
+
+    assert_same(of(3), of(1))
+
+
 def test_layers_under_the_checkpoint_run_twice():
     twice = trainer(dataclasses.replace(TUNE, recompute=True))
     runs = []
@@ -203,7 +222,8 @@ def test_a_dense_policy_in_bfloat16_stays_one_even_without_the_expert_s_words(tm
 def test_a_part_of_a_batch_is_that_part_of_the_whole():
     batches = Batches(samples(), tiny(), TUNE)
     whole, part = batches.at(3), batches.at(3, slice(1, 3))
-    for field in dataclasses.fields(whole):
+    assert part.counts == whole.counts, "so that the parts add up"
+    for field in dataclasses.fields(whole)[:-1]:
         ours, theirs = getattr(part, field.name), getattr(whole, field.name)[1:3]
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True, msg=field.name)
 
@@ -308,6 +328,26 @@ def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, s
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     stages = [load(tmp_path / name).provenance["stages"] for name in ("whole", "cut")]
     assert stages[0] == stages[1]
+
+
+def test_a_new_training_leaves_nothing_of_the_one_before_in_its_folder(train, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert train(out, "--distil-steps", "1", "--steps", "0") == 0
+    assert (out / command.STATE).exists()
+    monkeypatch.setattr(Trainer, "run", _cut_after(1))
+    with pytest.raises(KeyboardInterrupt):
+        train(out, "--distil-steps", "2", "--steps", "0")
+    assert not (out / command.STATE).exists(), "--resume would go on with the earlier one"
+
+
+def test_what_a_policy_scored_is_not_said_of_the_weights_that_come_after(train, tmp_path):
+    out = tmp_path / "out"
+    assert train(out, "--distil-steps", "0", "--steps", "1") == 0
+    facts = json.loads((out / "provenance.json").read_text())
+    (out / "provenance.json").write_text(json.dumps({**facts, "evaluations": [{"successes": 9}]}))
+    assert train(out, "--distil-steps", "0", "--steps", "2", "--resume") == 0
+    after = json.loads((out / "provenance.json").read_text())
+    assert after["steps"] == 2 and "evaluations" not in after and "diagnosis" in after
 
 
 def _cut_after(last):

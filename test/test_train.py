@@ -28,7 +28,7 @@ from grids_ros.train.batches import Batches
 from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
 from grids_ros.train.loop import Trainer
-from grids_ros.train.losses import LocationHeads, attraction, sample_times
+from grids_ros.train.losses import Counts, LocationHeads, attraction, sample_times
 from grids_ros.train.options import parse
 from grids_ros.train.places import places
 from grids_ros.train.recipe import Recipe
@@ -103,14 +103,14 @@ def test_samples_are_in_the_spaces_of_the_policy_that_is_trained():
 def test_attraction_is_the_squared_distance_to_the_nearest_point():
     points = torch.tensor([[[[0.1, 0.1], [0.9, 0.9]]]])
     there = torch.tensor([[[[0.1, 0.3]]]])
-    assert attraction(points, there).item() == pytest.approx(0.04, abs=1e-4)
+    assert attraction(points, there, 1).item() == pytest.approx(0.04, abs=1e-4)
     hidden = torch.tensor([[[[float("nan"), 0.3], [1.2, 0.5]]]])
-    assert attraction(points, hidden).item() == 0.0
+    assert attraction(points, hidden, 0).item() == 0.0
 
 
 def test_attraction_pulls_only_the_nearest_point():
     points = torch.tensor([[[[0.2, 0.2], [0.8, 0.8]]]], requires_grad=True)
-    attraction(points, torch.tensor([[[[0.3, 0.2]]]])).backward()
+    attraction(points, torch.tensor([[[[0.3, 0.2]]]]), 1).backward()
     assert points.grad[0, 0, 0, 0] < -0.1
     assert points.grad[0, 0, 1].abs().max() < 1e-6
 
@@ -320,7 +320,7 @@ def test_the_location_loss_asks_for_the_target_too():
     heads = LocationHeads(tiny().model, cameras=2, objects=4, names=2)
     truth = torch.randn(3, 4, 3)
     named = torch.tensor([[0, -1], [1, 3], [2, 0]])
-    batch = SimpleNamespace(objects=truth, named=named)
+    batch = SimpleNamespace(objects=truth, named=named, counts=Counts(4.0, 0.0, 5 / 3))
     heads.pooled = heads.tokens = torch.nn.Identity()
     goals = torch.stack([torch.cat([truth[b, i], truth[b, j]]) for b, (i, j) in enumerate(named)])
     heads.named = torch.nn.Identity()

@@ -160,6 +160,8 @@ def fit(checkpoint: Checkpoint, samples: Samples, options: argparse.Namespace, b
         for step in trainer.run(log, trainer.last):
             if world.rank == 0 and (step % SAVE_EVERY == 0 or step == trainer.last):
                 checkpoint.provenance.update(provenance(samples, trainer, bags, time.monotonic() - started))
+                for stale in ("evaluations", "diagnosis"):  # of the weights that it went on from
+                    checkpoint.provenance.pop(stale, None)
                 save(checkpoint, options.out, trainer.weights())
                 trainer.save(state)
 
@@ -177,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoint.provenance.update(json.loads((options.out / "provenance.json").read_text()))
         with join(options.device) as world:
             if world.rank == 0 and not options.resume:
-                (options.out / LOG).unlink(missing_ok=True)
+                for earlier in (LOG, STATE):  # of another training: a later --resume must not go on with it
+                    (options.out / earlier).unlink(missing_ok=True)
             fit(checkpoint, train_on, options, bags, world)
     except (CheckpointError, InputError) as error:
         print(f"{'--from' if options.dense else '--start'} {options.dense or options.start}: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from grids_ros.policy.preprocess import pad, to_pixels
 from grids_ros.policy.spaces import MATRIX
 from grids_ros.sim import model
 from grids_ros.train.dataset import Samples
-from grids_ros.train.losses import DRAWS, Batch, sample_times
+from grids_ros.train.losses import DRAWS, Batch, Counts, sample_times
 from grids_ros.train.places import places
 from grids_ros.train.recipe import Recipe
 
@@ -22,7 +22,7 @@ TINT = 0.05  # and of the gain of each colour: more, and a red cube is an orange
 class Batches:
     """Training batches; the one of step i depends on the seed and i alone, so that a resumed run sees the same.
 
-    located: whether the samples say where the objects are, as the simulation's do.
+    located: whether any of the samples says where the objects are, as the simulation's do.
     """
 
     def __init__(self, samples: Samples, checkpoint: Checkpoint, recipe: Recipe):
@@ -39,8 +39,9 @@ class Batches:
         self._named = np.array([(row + [-1] * self.names)[: self.names] for row in named])[which]
         sentences = np.array([_sentence(str(text)) for text in words])[which]
         self._tasks = [np.flatnonzero(sentences == sentence) for sentence in np.unique(sentences)]
-        self.located = not np.isnan(samples.objects).any() and checkpoint.spec.state is MATRIX
         flat = samples.objects.reshape(-1, 3)
+        flat = flat[~np.isnan(flat).any(-1)]
+        self.located = len(flat) > 0 and checkpoint.spec.state is MATRIX
         self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if self.located else samples.objects
         shape = (len(samples), len(checkpoint.spec.cameras), samples.objects.shape[1], 2)
         self._places = (
@@ -60,15 +61,18 @@ class Batches:
         generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + step)
         rows = np.sort(self._draw(step, rng))
         count, cameras, most = len(rows), self._samples.images.shape[1], self._recipe.shift
-        shifts = rng.integers(-most, most + 1, (count, cameras, 2))[part]
+        shifts = rng.integers(-most, most + 1, (count, cameras, 2))
         shape = (count, cameras, 1, 1, 1)
         gain = 1.0 + rng.normal(0.0, BRIGHTNESS, shape) + rng.normal(0.0, TINT, (count, cameras, 3, 1, 1))
         bias = rng.normal(0.0, BRIGHTNESS, shape)
         noise = rng.normal(0.0, STATE_NOISE, (count, self._states.shape[1]))
         flow_noise = torch.randn((count * DRAWS, *self._actions.shape[1:]), generator=generator)
         times = sample_times(self._config, count * DRAWS, generator)
+        objects, named = self._objects[rows].astype(np.float32), self._named[rows]
+        seen_at = self._places[rows] + (shifts[:, :, None] / self._samples.images.shape[2]).astype(np.float32)
+        counts = Counts.of(objects, seen_at, named)
         rows = rows[part]
-        images = _moved(self._samples.images[rows], shifts)
+        images = _moved(self._samples.images[rows], shifts[part])
         pixels = to_pixels(images) * torch.from_numpy(gain[part]).float() + torch.from_numpy(bias[part]).float()
         return Batch(
             pixels=pixels.clamp_(-1.0, 1.0),
@@ -78,9 +82,10 @@ class Batches:
             actions=torch.from_numpy(self._actions[rows]).float(),
             noise=flow_noise.unflatten(0, (count, DRAWS))[part],
             times=times.unflatten(0, (count, DRAWS))[part],
-            objects=torch.from_numpy(self._objects[rows]).float(),
-            places=torch.from_numpy(self._places[rows] + shifts[:, :, None] / images.shape[2]).float(),
-            named=torch.from_numpy(self._named[rows]),
+            objects=torch.from_numpy(objects[part]),
+            places=torch.from_numpy(seen_at[part]),
+            named=torch.from_numpy(named[part]),
+            counts=counts,
         )
 
 

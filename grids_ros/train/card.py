@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_ros.files import write_whole
 from grids_ros.policy.checkpoint import Checkpoint, load
 
 SMOOTHING = 25  # steps
@@ -29,7 +30,7 @@ def plot_losses(log: Path, picture: Path) -> None:
         width = min(SMOOTHING, len(values))
         axis.plot(steps, values, color="0.85")
         axis.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), color="tab:blue")
-        axis.set(title=name, xlabel="step", yscale="log")
+        axis.set(title=name, xlabel="step", yscale="log" if values.min() > 0.0 else "linear")
         for step in begins:
             axis.axvline(step, color="tab:red", linestyle="--", linewidth=1)
     figure.savefig(picture, dpi=100)
@@ -69,7 +70,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
     lines += _averaged(facts.get("averaged"))
     lines += _distilled(facts.get("distilled_from"))
     lines += _closed_loop(facts.get("evaluations", []))
-    path.write_text("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def _trained(facts: dict) -> list[str]:
@@ -139,9 +140,9 @@ def _swapped(evaluation: dict) -> str:
 def record_evaluation(folder: Path, evaluation: dict) -> None:
     """Add what a checkpoint scored in closed loop to its provenance.json and its card; the same question replaces."""
     checkpoint = load(folder)
-    asked = ("task", "ood", "first_seed", "tokens_per_camera", "join", "delay_ms", "swap_m")
+    asked = ("task", "ood", "first_seed", "episodes", "tokens_per_camera", "join", "delay_ms", "swap_m")
     earlier = checkpoint.provenance.get("evaluations", [])
     others = [one for one in earlier if any(one.get(name) != evaluation.get(name) for name in asked)]
     checkpoint.provenance["evaluations"] = [*others, evaluation]
-    (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
+    write_whole(folder / "provenance.json", json.dumps(checkpoint.provenance, indent=2) + "\n")
     write_card(checkpoint, folder / "README.md")

@@ -1,9 +1,9 @@
 """Is the policy blind? A low loss alone proves nothing: it may come from the state.
 
-The same held-out samples are shown as they are, with another instruction, with an instruction that says nothing, and
-with the images of other samples. A policy that sees and reads does worse in each of the last three. With GridS they
-are shown once more while every camera is read where it is read on average: a policy does worse so if it looks, and as
-well if its sampler has learnt a fixed grid.
+The same held-out samples are shown as they are, with another instruction, with an empty one, and with the images of
+other samples. A policy that sees and reads does worse in each of the last three. With GridS they are shown once more
+while every camera is read where it is read on average: a policy does worse so if it looks, and as well if its sampler
+has learnt a fixed grid.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from grids_ros.files import write_whole
 from grids_ros.policy.checkpoint import Checkpoint
 from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attached
@@ -58,10 +59,9 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
     known = np.unique([*samples.instructions, *taught])
     others = [rng.choice(known[known != text]) if len(known) > 1 else text for text in instructions]
     shuffled = rng.permutation(len(rows))
-    word = min(w for w in checkpoint.tokenizer.get_vocab() if not w.startswith("["))
     conditions = {
         "wrong_instruction": (images, others),
-        "no_instruction": (images, [word] * len(rows)),
+        "no_instruction": (images, [""] * len(rows)),
         "shuffled_images": (images[shuffled], instructions),
     }
     actions, points = predict(checkpoint, images, states, instructions)
@@ -91,6 +91,6 @@ def keep(checkpoint: Checkpoint, folder: Path, samples: Samples) -> dict:
     """Diagnose a checkpoint and write the result into its folder's provenance and card."""
     report = diagnose(checkpoint, samples, np.arange(0, len(samples), max(1, len(samples) // SAMPLES)))
     checkpoint.provenance["diagnosis"] = report
-    (folder / "provenance.json").write_text(json.dumps(checkpoint.provenance, indent=2) + "\n")
+    write_whole(folder / "provenance.json", json.dumps(checkpoint.provenance, indent=2) + "\n")
     write_card(checkpoint, folder / "README.md")
     return report

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PI0ForConditionalGeneration
@@ -24,6 +25,36 @@ DRAWS = 4  # noise draws for each prefix, which is by far the dearer half
 SOFTNESS = 0.003  # of the nearest point's choice, in squared fractions of the image
 
 
+def known(objects):
+    """(B, objects, 3) to (B, objects), bool: whose positions are known. Of arrays and of tensors, as all three are."""
+    return (objects == objects).all(-1)  # NaN differs from itself
+
+
+def in_view(places):
+    """(B, cameras, objects, 2) to (B, cameras, objects), bool: which places are known and in the image."""
+    return ((places > 0.0) & (places < 1.0)).all(-1)
+
+
+def told(objects, named):
+    """(B, names), bool: which names are of an object, where all objects are known."""
+    return (named >= 0) & known(objects).all(-1)[:, None]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the aids are means over, per sample of the whole batch: its parts then add up to the whole's gradients."""
+
+    objects: float
+    places: float
+    names: float
+
+    @classmethod
+    def of(cls, objects: np.ndarray, places: np.ndarray, named: np.ndarray) -> Counts:
+        """Of a whole batch; shapes and NaN as in Batch."""
+        counted = known(objects).sum(), in_view(places).sum(), told(objects, named).sum()
+        return cls(*(float(count) / len(objects) for count in counted))
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Tensors of one step; B samples. named (B, names): which objects each instruction names, in order, -1 for none.
@@ -31,6 +62,7 @@ class Batch:
     pixels (B, cameras, 3, S, S); input_ids, attention_mask (B, L); state (B, state_dim); actions (B, n, action_dim),
     all normalised; noise (B, DRAWS, n, action_dim) and times (B, DRAWS) of the flow; objects (B, objects, 3),
     normalised, NaN where unknown; places (B, cameras, objects, 2), fractions of the image, NaN where unknown.
+    counts: what the terms are means over, see Counts.
     """
 
     pixels: Tensor
@@ -43,9 +75,13 @@ class Batch:
     objects: Tensor
     places: Tensor
     named: Tensor
+    counts: Counts
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(
+            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()}
+        )
 
 
 class LocationHeads(nn.Module):
@@ -61,28 +97,28 @@ class LocationHeads(nn.Module):
 
     def forward(self, pooled: Tensor, tokens: Tensor, language: Tensor, batch: Batch) -> Tensor:
         """Mean squared error over what is known; zero where nothing is."""
-        known = ~batch.objects.isnan()
-        truth = batch.objects.nan_to_num()
-        loss = truth.new_zeros(())
-        for guess in (self.pooled(pooled.flatten(1)), self.tokens(tokens.flatten(1))):
-            error = (guess.view_as(truth) - truth).square() * known
-            loss = loss + error.sum() / known.sum().clamp(min=1)
-        told = (batch.named >= 0) & known.all(-1).all(-1, keepdim=True)
-        if told.any():
-            goals = truth.gather(1, batch.named.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
-            loss = loss + (self.named(language).view_as(goals) - goals)[told].square().mean()
-        return loss
+        truth, size = batch.objects.nan_to_num(), len(batch.objects)
+        guesses = (self.pooled(pooled.flatten(1)), self.tokens(tokens.flatten(1)))
+        loss = sum(_mean_square(guess, truth, known(batch.objects), size * batch.counts.objects) for guess in guesses)
+        goals = truth.gather(1, batch.named.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
+        names = told(batch.objects, batch.named)
+        return loss + _mean_square(self.named(language), goals, names, size * batch.counts.names)
 
 
-def attraction(points: Tensor, places: Tensor) -> Tensor:
-    """Squared distance from each visible object to its nearest point, softly chosen.
+def _mean_square(guess: Tensor, truth: Tensor, which: Tensor, count: float) -> Tensor:
+    """Of the positions, (B, n, 3), that `which`, (B, n), names: their sum over `count` of them, in three axes."""
+    return ((guess.view_as(truth) - truth).square() * which.unsqueeze(-1)).sum() / (3.0 * count or 1.0)
 
-    points: (B, cameras, K, 2); places: (B, cameras, objects, 2); both fractions of the image.
+
+def attraction(points: Tensor, places: Tensor, count: float) -> Tensor:
+    """Squared distance from each visible object to its nearest point, softly chosen; the sum over `count` of them.
+
+    points: (B, cameras, K, 2); places: (B, cameras, objects, 2); both fractions of the image. A soft minimum is below
+    the least distance, by up to SOFTNESS ln K where several points are as near: it may be negative.
     """
-    visible = ((places > 0.0) & (places < 1.0)).all(-1)
     apart = torch.cdist(places.nan_to_num(), points).square()
     nearest = -SOFTNESS * torch.logsumexp(-apart / SOFTNESS, dim=-1)
-    return (nearest * visible).sum() / visible.sum().clamp(min=1)
+    return (nearest * in_view(places)).sum() / (count or 1.0)
 
 
 def sample_times(config, count: int, generator: torch.Generator) -> Tensor:
@@ -154,5 +190,5 @@ def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batc
     terms["locations"] = heads(pooled, tokens, language, batch)
     if wrapped and wrapped.coordinates.requires_grad:
         points = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
-        terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places)
+        terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places, size * batch.counts.places)
     return terms
