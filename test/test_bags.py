@@ -68,8 +68,9 @@ def test_episodes_come_back_as_they_were_written(tmp_path, storage):
         np.testing.assert_allclose(episode.poses[2], [DOWN] * 4)
         np.testing.assert_allclose(episode.targets[1], [pose(step + 1).position for step in range(4)])
         np.testing.assert_allclose(episode.grippers[1], 0.03 + 0.001 * np.arange(4))
-        np.testing.assert_array_equal(episode.gripper_commands[0], [stamps[0], stamps[3]])
-        np.testing.assert_array_equal(episode.gripper_commands[1], [0.08, 0.0])
+        held = index  # from the episode before: the hand is still closed
+        np.testing.assert_array_equal(episode.gripper_commands[0], [START + 3 * STEP] * held + [stamps[0], stamps[3]])
+        np.testing.assert_array_equal(episode.gripper_commands[1], [0.0] * held + [0.08, 0.0])
         assert episode.objects[1].shape == (4, 2, 3)
 
 
@@ -110,6 +111,33 @@ def test_the_objects_labels_may_be_missing(tmp_path):
     write_bag(tmp_path / "bag")
     episodes = list(read_episodes(tmp_path / "bag", Topics(object_poses="not_there")))
     assert len(episodes) == 2 and all(len(episode.objects[0]) == 0 for episode in episodes)
+
+
+def test_what_was_asked_of_the_hand_before_the_instruction_still_holds(tmp_path):
+    """`gripper_command` is sent on change only: a hand that was opened long ago is silent when the task begins."""
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.gripper_command(START - 9 * STEP, 0.0)
+        bag.gripper_command(START - 8 * STEP, 0.08)
+        bag.instruction(START - 1000, "lift it")
+        for step in range(3):
+            write_step(bag, START + step * STEP, step)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert [list(column) for column in episode.gripper_commands] == [[START - 8 * STEP], [0.08]]
+
+
+def test_a_bag_without_targets_is_read_as_one_whose_arm_was_asked_for_what_it_did(tmp_path):
+    write_bag(tmp_path / "bag")
+    topics = Topics(target_pose="", gripper_command="")
+    for episode in read_episodes(tmp_path / "bag", topics):
+        for target, pose_ in zip(episode.targets, episode.poses, strict=True):
+            np.testing.assert_array_equal(target, pose_)
+        assert len(episode.gripper_commands[0]) == 0
+
+
+def test_poses_in_another_frame_are_refused(tmp_path):
+    write_bag(tmp_path / "bag")
+    with pytest.raises(BagError, match="current_pose is in frame 'base', expected 'world'"):
+        next(read_episodes(tmp_path / "bag", Topics(base_frame="world")))
 
 
 def test_what_is_no_bag_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_train import samples
 from tiny import observation, save_tiny, tiny
 
+from grids_ros.data.bags import Topics
 from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.errors import CheckpointError
@@ -283,7 +284,8 @@ def dense(tmp_path_factory):
 def train(monkeypatch, dense):
     """The command, on samples in place of bags."""
     monkeypatch.setattr(command, "find_bags", lambda paths: list(paths))
-    monkeypatch.setattr(command, "load", lambda bags, topics, window, workers: own_data(120))
+    monkeypatch.setattr(command, "topics_of", lambda *_: Topics())
+    monkeypatch.setattr(command, "load", lambda bags, window, workers: own_data(120))
 
     def run(out, *options, teacher=dense):
         fixed = ["--tokens", "4", "--batch", "4", "--threads", "1"]
@@ -322,7 +324,8 @@ def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, s
         train(tmp_path / "cut", *wanted)
     monkeypatch.undo()
     monkeypatch.setattr(command, "find_bags", lambda paths: list(paths))
-    monkeypatch.setattr(command, "load", lambda bags, topics, window, workers: own_data(120))
+    monkeypatch.setattr(command, "topics_of", lambda *_: Topics())
+    monkeypatch.setattr(command, "load", lambda bags, window, workers: own_data(120))
     assert train(tmp_path / "cut", *wanted, "--resume") == 0
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

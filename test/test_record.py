@@ -254,6 +254,13 @@ def test_all_tasks_get_as_many_episodes(tmp_path):
     assert words == ["lift the red cube", "put the red cube into the bowl", "stack the red cube on the green cube"]
 
 
+@pytest.mark.parametrize(("seed", "episodes"), [(100_000, 1), (99_999, 2), (499_999, 1)])
+def test_scenes_kept_for_evaluation_are_not_shown(tmp_path, seed, episodes, capfd):
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path / "out"), "--seed", str(seed), "--episodes", str(episodes)])
+    assert "100000 to 499999 are kept for `evaluate`" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--episodes", "--workers", "--image-size"])
 def test_counts_below_one_are_refused(tmp_path, option, capfd):
     with pytest.raises(SystemExit):

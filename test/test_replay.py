@@ -16,6 +16,7 @@ from rosbags.highlevel import AnyReader
 from tiny import tiny
 
 from grids_ros.data.bags import BagWriter
+from grids_ros.data.settings import find_topics, read
 from grids_ros.data.source import Source
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy.checkpoint import save
@@ -24,7 +25,6 @@ from grids_ros.policy.runtime import Policy
 from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, main
 from grids_ros.replay.film import STILLS, Film
 from grids_ros.replay.policies import Policies, load
-from grids_ros.replay.settings import find_topics, read
 from grids_ros.replay.ticks import Clockwork, Span
 from grids_ros.replay.variants import Variant
 

@@ -13,9 +13,9 @@ from rosbags.rosbag2.enums import CompressionMode
 from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.data.bags import BagWriter
+from grids_ros.data.settings import assignments, find_topics, read
 from grids_ros.data.source import BagError, Source
 from grids_ros.parameters import ParameterError
-from grids_ros.replay.settings import assignments, find_topics, read
 from grids_ros.replay.ticks import Clockwork, Span
 
 CAMERAS = ("base", "wrist")

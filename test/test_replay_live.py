@@ -17,9 +17,9 @@ from std_msgs.msg import String
 from tiny import save_tiny
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
+from grids_ros.data.settings import find_topics, read
 from grids_ros.data.source import Source
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay.settings import find_topics, read
 from grids_ros.replay.ticks import Clockwork, Span
 from grids_ros.ros import conversions, policy_node, qos
 

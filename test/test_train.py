@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from test_bags import write_bag
 from tiny import INSTRUCTIONS, SIZE, tiny
 
-from grids_ros.data.bags import Episode
+from grids_ros.data.bags import BagError, Episode, Topics
+from grids_ros.data.settings import chosen, topics_of
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.policy.checkpoint import create, load, save
 from grids_ros.policy.errors import CheckpointError
@@ -23,7 +25,8 @@ from grids_ros.policy.spaces import ABSOLUTE, VECTOR
 from grids_ros.sampler import GridSampler
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
-from grids_ros.train import diagnosis
+from grids_ros.train import __main__ as train
+from grids_ros.train import dataset, diagnosis
 from grids_ros.train.batches import Batches
 from grids_ros.train.card import plot_losses, record_evaluation, write_card
 from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
@@ -75,6 +78,53 @@ def test_no_target_beyond_the_ends_or_across_an_interruption(start_ms, end_ms):
     cut = episode(missing=range(20, 25))
     assert targets_at(cut, np.array([start_ms, end_ms]) * 1_000_000) is None
     assert targets_at(cut, np.array([300, 900]) * 1_000_000) is not None
+
+
+def test_a_hand_that_was_told_nothing_stays_as_open_as_it_is():
+    told = dataclasses.replace(episode(), gripper_commands=(np.array([1_500_000_000]), np.array([0.0])))
+    never = dataclasses.replace(told, gripper_commands=(np.zeros(0, np.int64), np.zeros(0)))
+    times = np.array([525, 1625]) * 1_000_000
+    assert targets_at(told, times)[2].tolist() == [0.08, 0.0]
+    assert targets_at(never, times)[2].tolist() == [0.08, 0.08]
+    assert targets_at(dataclasses.replace(never, grippers=never.gripper_commands), times) is None
+
+
+ABROAD = {"cameras": {"base": "zed/left", "wrist": "zed/hand"}, "current_pose": "ur/tcp", "joint_states": "hand/joints"}
+
+
+def abroad(tmp_path, *more):
+    """What train's options make of a bag with other names for everything."""
+    write_bag(tmp_path / "bag", steps=12, topics=Topics(**ABROAD))
+    names = {"current_pose": "ur/tcp", "joint_states": "hand/joints"}
+    names |= {f"camera/{name}/image_raw": f"zed/{topic}" for name, topic in (("base", "left"), ("wrist", "hand"))}
+    remaps = [part for name, topic in names.items() for part in ("-r", f"{name}:=/{topic}")]
+    options = parse(["bag", "--out", str(tmp_path / "out"), *remaps, *more], "")
+    return dataset._load_bag(
+        tmp_path / "bag",
+        topics_of(tmp_path / "bag", chosen(options), ("base", "wrist")),
+        Window(("base", "wrist"), 32, 6, 0.1),
+    )
+
+
+def test_training_reads_the_bags_of_another_robot(tmp_path):
+    assert len(abroad(tmp_path)) == 2 * 6, "the last six images of each episode are followed by too few targets"
+
+
+def test_a_hand_whose_joints_have_other_names_is_said_to_be_missing(tmp_path):
+    with pytest.raises(BagError, match="hand/joints within an episode has left, right, see finger_joints"):
+        abroad(tmp_path, "-p", "finger_joints:=[left, right]")
+
+
+def test_what_is_wrong_with_the_bags_is_said_without_a_traceback(tmp_path, capsys):
+    write_bag(tmp_path / "bag")
+    for remap, said in (
+        ("current_pose:=/tcp", "has no messages on tcp; it has"),
+        ("current_pose", "expected from:=to"),
+    ):
+        assert train.main([str(tmp_path / "bag"), "--out", str(tmp_path / "out"), "-r", remap]) == 1
+        assert said in capsys.readouterr().err
+    assert train.main([str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
+    assert "no rosbag2 folder" in capsys.readouterr().err
 
 
 def test_samples_mean_what_the_robot_will_do():

@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS, Pose
+from grids_ros.messages import check_frame
 
 FRAME = "base"
 BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
@@ -37,7 +38,8 @@ class Topics:
     """Where things are in a bag; a leading '/' makes no difference.
 
     cameras: camera name to its topic, of Image or CompressedImage. fingers: the joints of `joint_states` whose sum is
-    the opening [m]. `object_poses` is the only one that a bag may lack.
+    the opening [m]. base_frame: of all poses. A bag may lack `object_poses`; of target_pose and gripper_command "" says
+    that it has none.
     """
 
     cameras: Mapping[str, str] = field(default_factory=_default_cameras)
@@ -48,6 +50,7 @@ class Topics:
     gripper_command: str = "gripper_command"
     object_poses: str = "object_poses"
     fingers: tuple[str, ...] = ("fr3_finger_joint1", "fr3_finger_joint2")
+    base_frame: str = FRAME
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +58,10 @@ class Episode:
     """What happened under one instruction. Stamps are int64 [ns] and never decrease; poses are in the base frame.
 
     images: per camera, (stamp, message) in order; `grids_ros.images.to_rgb` decodes the message.
-    poses, targets: stamps (n,), positions (n, 3) [m], quaternions (n, 4) xyzw; measured, and asked of the arm.
-    grippers, gripper_commands: stamps (n,), openings (n,) [m]; measured, and asked of the hand.
+    poses, targets: stamps (n,), positions (n, 3) [m], quaternions (n, 4) xyzw; measured, and asked of the arm. In a bag
+    without `target_pose` the targets are the poses.
+    grippers, gripper_commands: stamps (n,), openings (n,) [m]; measured, and asked of the hand. The commands begin with
+    the one that held when the episode began, where there was one.
     objects: stamps (n,), positions (n, objects, 3) [m]; empty where the bag has none.
     """
 
@@ -79,13 +84,18 @@ class _Collector:
             name: [] for name in ("current_pose", "target_pose", "joint_states", "gripper_command", "object_poses")
         }
 
-    def episode(self) -> Episode:
+    def add(self, role: str, row: tuple) -> None:
+        """row: stamp and value; of an image, the message."""
+        (self.images[role.removeprefix("image:")] if role.startswith("image:") else self.rows[role]).append(row)
+
+    def episode(self, targets: str) -> Episode:
+        """targets: whose rows are the targets."""
         return Episode(
             self.instruction,
             {name: sorted(images, key=lambda image: image[0]) for name, images in self.images.items()},
             _poses(self.rows["current_pose"]),
             _table(self.rows["joint_states"]),
-            _poses(self.rows["target_pose"]),
+            _poses(self.rows[targets]),
             _table(self.rows["gripper_command"]),
             _table(self.rows["object_poses"], shape=(0, 3)),
         )
@@ -114,16 +124,20 @@ def _stamp(message, received_ns: int) -> int:
     return stamp_ns or received_ns
 
 
-def _values(message, role: str, fingers: Sequence[str]):
-    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states."""
+def _values(message, role: str, topics: Topics):
+    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states.
+
+    Raises ValueError for a pose in another frame.
+    """
     if role in ("current_pose", "target_pose"):
+        check_frame(role, message.header, topics.base_frame)
         position, turn = message.pose.position, message.pose.orientation
         return (position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w)
     if role == "object_poses":
         return [(pose.position.x, pose.position.y, pose.position.z) for pose in message.poses]
     if role == "joint_states":
         positions = dict(zip(message.name, message.position, strict=False))
-        return sum(positions[name] for name in fingers) if all(name in positions for name in fingers) else None
+        return sum(map(positions.get, topics.fingers)) if positions.keys() >= set(topics.fingers) else None
     return float(message.data[0]) if len(message.data) else None
 
 
@@ -134,7 +148,7 @@ def _connections(source: Source, topics: Topics) -> dict[str, list[Connection]]:
         roles[name] = getattr(topics, name)
     held = source.held
     found = {role: held.get(topic.lstrip("/"), []) for role, topic in roles.items()}
-    missing = [roles[role] for role, connections in found.items() if not connections and role != "object_poses"]
+    missing = [topic for role, topic in roles.items() if topic and not found[role] and role != "object_poses"]
     if missing:
         raise BagError(f"{source.path} has no topic {', '.join(missing)}; it has {source.described()}")
     for role, connections in found.items():
@@ -157,7 +171,9 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
         found = _connections(source, topics)
         role_of = {connection.topic: role for role, connections in found.items() for connection in connections}
         wanted = [connection for connections in found.values() for connection in connections]
+        targets = "target_pose" if topics.target_pose else "current_pose"
         current: _Collector | None = None
+        asked: list[tuple] = []  # the latest gripper_command: it holds on into the next episode
         for connection, received_ns, message in _undamaged(source, wanted):
             role = role_of[connection.topic]
             if role == "instruction":
@@ -165,12 +181,21 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
                 if current is not None and words == current.instruction:
                     continue
                 if current is not None:
-                    yield current.episode()
+                    yield current.episode(targets)
                 current = _Collector(words, tuple(topics.cameras)) if words else None
-            elif current is not None:
-                _collect(current, role, message, received_ns, topics.fingers)
+                if current is not None:
+                    current.rows["gripper_command"] += asked
+                continue
+            try:
+                row = _row(message, role, received_ns, topics)
+            except ValueError as error:
+                raise BagError(f"{source.path}: {error}") from error
+            if row is not None and role == "gripper_command":
+                asked = [row]
+            if row is not None and current is not None:
+                current.add(role, row)
         if current is not None:
-            yield current.episode()
+            yield current.episode(targets)
 
 
 def _undamaged(source: Source, wanted: list[Connection]) -> Iterator[tuple[Connection, int, object]]:
@@ -183,14 +208,10 @@ def _undamaged(source: Source, wanted: list[Connection]) -> Iterator[tuple[Conne
         raise BagError(f"{source.path} is damaged: {source.loss}")
 
 
-def _collect(into: _Collector, role: str, message, received_ns: int, fingers: Sequence[str]) -> None:
-    stamp_ns = _stamp(message, received_ns)
-    if role.startswith("image:"):
-        into.images[role.removeprefix("image:")].append((stamp_ns, message))
-        return
-    values = _values(message, role, fingers)
-    if values is not None:
-        into.rows[role].append((stamp_ns, values))
+def _row(message, role: str, received_ns: int, topics: Topics) -> tuple | None:
+    """Stamp and value; None for a message without one."""
+    value = message if role.startswith("image:") else _values(message, role, topics)
+    return (_stamp(message, received_ns), value) if value is not None else None
 
 
 def _qos(latched: bool, reliable: bool) -> Qos:

@@ -25,7 +25,7 @@ from grids_ros.sim import model
 from grids_ros.sim.disturbance import Knock, Push, Shove, knock, plan, stray
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import TASKS, SuccessMonitor, Task, in_turn
+from grids_ros.sim.tasks import TASKS, UNSEEN_SEEDS, SuccessMonitor, Task, in_turn
 
 TICKS_PER_IMAGE = 2  # of the demonstrator: images, poses and joints every 0.1 s
 AFTER_SUCCESS_S = 1.4  # a chunk of 1.2 s after the frame of success still lies within
@@ -236,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("episodes", "workers", "image_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected 1 or more")
+    if options.seed < UNSEEN_SEEDS.stop and options.seed + options.episodes > UNSEEN_SEEDS.start:
+        kept = f"{UNSEEN_SEEDS.start} to {UNSEEN_SEEDS.stop - 1}"
+        parser.error(f"--seed is {options.seed}, for {options.episodes} episodes: {kept} are kept for `evaluate`")
     if list(options.out.glob("part_*")):
         parser.error(f"{options.out} holds bags already; give --out a new folder")
     if options.policy and not options.policy.is_dir():

@@ -23,14 +23,14 @@ from grids_ros.evaluate.report import summarise
 from grids_ros.evaluate.video import Video
 from grids_ros.sim.disturbance import Detour
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import TASKS, Task
+from grids_ros.sim.tasks import TASKS, UNSEEN_SEEDS, Task
 from grids_ros.sim.variation import KINDS
 from grids_ros.train.card import record_evaluation
 
 if TYPE_CHECKING:
     from grids_ros.policy.runtime import Policy
 
-FIRST_SEED = 100_000  # demonstrations take seeds far below, so every scene is unseen
+FIRST_SEED = UNSEEN_SEEDS.start
 
 _mine: tuple = ()  # policy and scene of a worker process: loaded once, used for all of its episodes
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from grids_ros.data.settings import add_options, chosen
 from grids_ros.data.source import BagError
 from grids_ros.parameters import ParameterError
-from grids_ros.replay.settings import assignments, read
 
 SCORED, WORSE, UNUSABLE, NOTHING, DAMAGED = range(5)
 MEASURED = "measured"
@@ -71,9 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--denoising-steps", nargs="+", type=positive, default=[], metavar="N", help="compare at these, such as: 10 5 2"
     )
     add("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
-    add("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
-    add("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
-    add("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
+    add_options(parser)
     add("--instruction", default="", help="what was done, in place of the bag's instruction topic")
     add("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
     add("--range", action="append", default=[], type=seconds, metavar="START:STOP", help="[s]; repeatable")
@@ -96,7 +94,7 @@ def jobs(options: argparse.Namespace) -> list:
     from grids_ros.replay.bag import Job
     from grids_ros.replay.variants import variants
 
-    settings = read(options.params_file, assignments(options.param, "--param"), assignments(options.remap, "--remap"))
+    settings = chosen(options)
     alone = len(options.bags) == 1
     compared = tuple(variants(options.checkpoint, options.tokens, options.denoising_steps))
     found = []

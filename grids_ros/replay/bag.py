@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from grids_ros import memory
+from grids_ros.data.settings import Settings, find_topics
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.replay.film import Film, Still
@@ -22,7 +23,6 @@ from grids_ros.replay.look import Flow
 from grids_ros.replay.policies import Answer, Policies
 from grids_ros.replay.recorded import Recorded
 from grids_ros.replay.run import Run, Turn, Turns
-from grids_ros.replay.settings import Settings, find_topics
 from grids_ros.replay.tally import Tally
 from grids_ros.replay.ticks import Clockwork, Span, Tick
 from grids_ros.replay.variants import Variant

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grids_ros.data.settings import Settings
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput, Pose
 from grids_ros.replay import judge, look
 from grids_ros.replay.policies import Answer
 from grids_ros.replay.recorded import Recorded
-from grids_ros.replay.settings import Settings
 from grids_ros.replay.shadow import Shadow
 from grids_ros.replay.tally import Tally, kind
 from grids_ros.replay.ticks import AFTER_NS, Tick

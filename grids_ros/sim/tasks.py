@@ -14,6 +14,7 @@ import numpy as np
 from grids_ros.sim import model
 from grids_ros.sim.scene import Scene
 
+UNSEEN_SEEDS = range(100_000, 500_000)  # scenes that are kept for evaluation: `record` refuses them
 LIFT_HEIGHT = 0.05  # above where the cube rests on the table [m]
 HOLD_S = 0.5  # how long success must last [s]
 SETTLED_SPEED = 0.02  # of a cube that has come to rest, at most [m/s]

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from grids_ros.data.bags import Topics
+from grids_ros.data.settings import Settings, chosen, topics_of
+from grids_ros.data.source import BagError
+from grids_ros.parameters import ParameterError
 from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy.baselines import BaselineConfig
 from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
@@ -43,11 +45,11 @@ HELD_OUT = 25  # one episode in so many is kept for the diagnosis
 
 
 def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """Each path that is a bag, and the bags directly below each that is not. Raises ValueError when there is none."""
+    """Each path that is a bag, and the bags directly below each that is not. Raises BagError when there is none."""
     bags = [bag for path in paths for bag in ([path] if (path / "metadata.yaml").exists() else sorted(path.glob("*/")))]
     bags = [bag for bag in bags if (bag / "metadata.yaml").exists()]
     if not bags:
-        raise ValueError(f"no rosbag2 folder (one with a metadata.yaml) in {', '.join(map(str, paths))}")
+        raise BagError(f"no rosbag2 folder (one with a metadata.yaml) in {', '.join(map(str, paths))}")
     return bags
 
 
@@ -99,31 +101,36 @@ def window_of(checkpoint: Checkpoint) -> Window:
     return Window(spec.cameras, side, config.chunk_size, spec.step_s, spec.state, spec.action)
 
 
-def read(bags: Sequence[Path], window: Window, workers: int) -> Samples:
-    """All samples of the bags, in parallel. Bags that cannot be read raise BagError."""
-    topics = Topics(cameras={name: f"camera/{name}/image_raw/compressed" for name in window.cameras})
-    return load(bags, topics, window, min(len(bags), workers))
+def read(bags: Sequence[Path], settings: Settings, window: Window, workers: int) -> Samples:
+    """All samples of the bags, in parallel. Raises BagError for one that cannot be read or lacks a topic."""
+    topics = {bag: topics_of(bag, settings, window.cameras) for bag in bags}
+    for name, instead in (("target_pose", "the measured motion"), ("gripper_command", "the measured opening")):
+        lacking = [bag.name for bag, held in topics.items() if not getattr(held, name)]
+        if lacking:
+            print(f"no {name} in {', '.join(lacking)}: {instead} is what is learnt", file=sys.stderr)
+    return load(topics, window, min(len(bags), workers))
 
 
-def split(bags: Sequence[Path], window: Window, workers: int) -> tuple[Samples, Samples]:
-    """The samples to train on, and those of the episodes held out. Raises ValueError when nothing is left to train on.
-
-    Bags that cannot be read raise BagError.
-    """
-    samples = read(bags, window, workers)
+def split(samples: Samples) -> tuple[Samples, Samples]:
+    """The samples to train on, and those of the episodes held out. Raises BagError when nothing is left to train on."""
     held_out = samples.episodes % HELD_OUT == 0
     if held_out.all():
-        raise ValueError(f"the bags hold one episode, expected two or more: one in {HELD_OUT} is held out")
+        raise BagError(f"the bags hold one episode, expected two or more: one in {HELD_OUT} is held out")
     return samples.rows(~held_out), samples.rows(held_out)
 
 
 def begin(options: argparse.Namespace, bags: Sequence[Path]) -> tuple[Checkpoint, Samples, Samples]:
-    """What is to be trained, on what, and what is held out. Raises CheckpointError for --start or --from."""
+    """What is to be trained, on what, and what is held out. Raises CheckpointError for --start or --from.
+
+    BagError for bags and ParameterError for parameters that cannot be used.
+    """
+    settings = chosen(options)
     if options.dense:
         checkpoint = open_dense(options)
-        return checkpoint, *split(bags, window_of(checkpoint), options.threads)
+        return checkpoint, *split(read(bags, settings, window_of(checkpoint), options.threads))
     cameras = tuple(options.cameras or CAMERAS)
-    train_on, unseen = split(bags, Window(cameras, DemoSize().image_size, HORIZON, STEP_S), options.threads)
+    window = Window(cameras, DemoSize().image_size, HORIZON, STEP_S)
+    train_on, unseen = split(read(bags, settings, window, options.threads))
     checkpoint = new_checkpoint(train_on, cameras, options.tokens, options.seed, options.pruner)
     if options.start:
         start_from(checkpoints.load(options.start), checkpoint)
@@ -171,8 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments, __doc__.splitlines()[0])
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    bags = find_bags(options.bags)
     try:
+        bags = find_bags(options.bags)
         checkpoint, train_on, unseen = begin(options, bags)
         print(f"{len(train_on)} samples of {len(np.unique(train_on.episodes))} episodes; {len(unseen)} held out")
         if options.resume:
@@ -184,6 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit(checkpoint, train_on, options, bags, world)
     except (CheckpointError, InputError) as error:
         print(f"{'--from' if options.dense else '--start'} {options.dense or options.start}: {error}", file=sys.stderr)
+        return 1
+    except (BagError, ParameterError) as error:
+        print(error, file=sys.stderr)
         return 1
     if world.rank == 0:
         print(json.dumps(finish(options, unseen)))

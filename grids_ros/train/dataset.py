@@ -7,7 +7,7 @@ have been told, and no sample reaches across.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
-from grids_ros.data.bags import MAX_GAP_NS, Episode, Topics, read_episodes
+from grids_ros.data.bags import MAX_GAP_NS, BagError, Episode, Topics, read_episodes
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.images import to_rgb
 from grids_ros.policy.preprocess import letterbox
@@ -76,11 +76,23 @@ def targets_at(episode: Episode, times_ns: np.ndarray) -> tuple[np.ndarray, np.n
     near = slice(after[0] - 1, after[-1] + 1)
     turns = Slerp(seconds[near], Rotation.from_quat(quaternions[near]))(wanted)
     moved = np.stack([np.interp(wanted, seconds, positions[:, axis]) for axis in range(3)], axis=1)
-    command_stamps, commands = episode.gripper_commands
-    latest = np.searchsorted(command_stamps, times_ns, side="right") - 1
-    if latest[0] < 0:
+    openings = _openings_at(episode, times_ns)
+    return (moved, turns.as_quat(), openings) if openings is not None else None
+
+
+def _openings_at(episode: Episode, times_ns: np.ndarray) -> np.ndarray | None:
+    """What was asked of the hand, and as long as nothing was, how far it was open: (n,) [m]; None where none knows."""
+    stamps, commands = episode.gripper_commands
+    latest = np.searchsorted(stamps, times_ns, side="right") - 1
+    asked = latest >= 0
+    if asked.all():
+        return commands[latest]
+    measured_at, measured = episode.grippers
+    if not len(measured_at):
         return None
-    return moved, turns.as_quat(), commands[latest]
+    openings = np.interp(times_ns - measured_at[0], measured_at - measured_at[0], measured)
+    openings[asked] = commands[latest[asked]]
+    return openings
 
 
 def _nearest(stamps: np.ndarray, stamp_ns: int) -> int | None:
@@ -112,23 +124,27 @@ def samples_of(episode: Episode, window: Window):
 
 def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
     columns: tuple[list, ...] = ([], [], [], [])
-    instructions, episodes = [], []
+    instructions, episodes, fingers = [], [], False
     for number, episode in enumerate(read_episodes(bag, topics)):
+        fingers = fingers or len(episode.grippers[0]) > 0
         for sample in samples_of(episode, window):
             for column, value in zip(columns, sample, strict=False):
                 column.append(value)
             instructions.append(episode.instruction)
             episodes.append(number)
     if not instructions:
-        raise ValueError(f"{bag} holds no training sample: no stretch of {window.horizon} targets follows any image")
+        why = f"no stretch of {window.horizon} targets follows any image"
+        if not fingers:
+            why = f"no {topics.joint_states} within an episode has {', '.join(topics.fingers)}, see finger_joints"
+        raise BagError(f"{bag} holds no training sample: {why}")
     return Samples(*(np.stack(column) for column in columns), np.array(instructions), np.array(episodes))
 
 
-def load(bags: Sequence[Path], topics: Topics, window: Window, workers: int) -> Samples:
-    """All samples of these bags, decoded in parallel processes."""
+def load(bags: Mapping[Path, Topics], window: Window, workers: int) -> Samples:
+    """All samples of these bags, decoded in parallel processes. Raises BagError."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     with pool:
-        jobs = [pool.submit(_load_bag, bag, topics, window) for bag in bags]
+        jobs = [pool.submit(_load_bag, bag, topics, window) for bag, topics in bags.items()]
         parts = [_columns(job.result()) for job in tqdm(jobs, desc="reading bags", unit="bag")]
         del jobs[:]  # they hold their results
     first = 0

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from grids_ros.data.settings import add_options, chosen
 from grids_ros.policy.checkpoint import load
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.train.__main__ import find_bags, read, window_of
@@ -24,6 +25,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="folder")
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders, or folders of them, of other episodes")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="read the bags (default: %(default)s)")
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}, expected at least 1")
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         checkpoint = load(options.checkpoint)
-        samples = read(find_bags(options.bags), window_of(checkpoint), options.workers)
+        samples = read(find_bags(options.bags), chosen(options), window_of(checkpoint), options.workers)
         print(json.dumps(keep(checkpoint, options.checkpoint, samples)))
     except (CheckpointError, InputError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from grids_ros.data.settings import add_options
 from grids_ros.policy.baselines import PRUNERS, BaselineConfig
 from grids_ros.policy.model import DemoSize
 from grids_ros.train.parallel import DEVICES
@@ -36,6 +37,7 @@ def parse(arguments: Sequence[str], description: str) -> argparse.Namespace:
         "--attraction", type=float, default=Recipe.attraction, help="weight, where bags say places (default: 50)"
     )
     parser.add_argument("--resume", action="store_true", help=f"go on from OUT/{STATE}")
+    add_options(parser.add_argument_group("the robot that the bags are of"))
     _add_origin(parser)
     _add_computing(parser)
     options = parser.parse_args(arguments)

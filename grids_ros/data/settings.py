@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from grids_ros.control.follower import FollowerConfig
-from grids_ros.data.bags import IMAGE_TYPES
+from grids_ros.data.bags import IMAGE_TYPES, Topics
 from grids_ros.data.source import BagError, Source
 from grids_ros.intake import COMPRESSED, image_topics
 from grids_ros.parameters import FOLLOWER, POLICY, ParameterError, check_name, follower_config
@@ -33,6 +34,19 @@ class Settings:
     policy: Mapping[str, object]
     follower: FollowerConfig
     remaps: Mapping[str, str]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How a command is told of another robot: the same for all that read bags."""
+    parser.add_argument("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
+    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
+    parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
+
+
+def chosen(options: argparse.Namespace) -> Settings:
+    """What these options say. Raises ParameterError."""
+    pairs = (assignments(texts, name) for texts, name in ((options.param, "--param"), (options.remap, "--remap")))
+    return read(options.params_file, *pairs)
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -120,6 +134,17 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
         if twice:
             raise BagError(f"{source.path}: {topic} cannot be both {role} and {twice[0]}: change a --remap")
     return topics
+
+
+def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
+    """Where a bag has what training needs of it. Raises BagError for what is missing or of another type."""
+    with Source(bag) as source:
+        found = find_topics(source, settings, cameras, said="", markers="")
+    images = {name: found.pop(f"image:{name}") for name in cameras}
+    asked = {name: found.pop(name, "") for name in OPTIONAL}
+    labels = settings.remaps.get("object_poses", "object_poses")
+    fingers, base = tuple(settings.policy["finger_joints"]), settings.policy["base_frame"]
+    return Topics(cameras=images, object_poses=labels, fingers=fingers, base_frame=base, **found, **asked)
 
 
 def _check_types(source: Source, topics: Mapping[str, str]) -> None:
