@@ -27,7 +27,7 @@ def demo(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m grids_ros demo", description=SUMMARIES["demo"])
     parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=6, help="how many (default: %(default)s, two for each colour)")
+    parser.add_argument("--episodes", type=int, default=6, help="how many (default: %(default)s; the tasks take turns)")
     parser.add_argument("--seed", type=int, default=10_000, help="of the first scene (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -102,5 +102,7 @@ def _bridged(message) -> np.ndarray:
         ) from error
     try:
         return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except CvBridgeError as error:
+    except (CvBridgeError, ImportError, AttributeError, TypeError, ValueError) as error:
+        # Beside its own error: numpy's for too few bytes, and, at the first image, what an extension built for another
+        # numpy raises.
         raise ImageError(f"cv_bridge cannot decode {message.encoding!r}: {error}") from error

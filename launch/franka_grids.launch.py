@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
@@ -33,7 +34,7 @@ RESPAWN_DELAY_S = 2.0
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
 
 ARGUMENTS = {
-    "checkpoint": (os.path.join(SHARE, "models", "demo"), "Folder of the policy's checkpoint."),
+    "checkpoint": ("", "Folder of the policy's checkpoint. Empty: as in params_file; the demo's when that names none."),
     "device": ("", "Where the policy runs: cpu, cuda, cuda:0, ... Empty: as in params_file."),
     "tokens": (
         "",
@@ -49,7 +50,10 @@ ARGUMENTS = {
     ),
     "namespace": ("", "Namespace of all nodes and of their topics."),
     "params_file": (os.path.join(SHARE, "config", "franka_grids.yaml"), "Parameters of all nodes."),
-    "use_sim_time": ("false", "Take the time from /clock; with sim:=true the simulated arm publishes it."),
+    "use_sim_time": (
+        "",
+        "Take the time from /clock; with sim:=true the simulated arm publishes it. Empty: as in params_file.",
+    ),
     "sim": ("false", "Start the simulated arm as well."),
     "rviz": ("false", "Start RViz as well (package rviz2)."),
 }
@@ -61,12 +65,22 @@ def _flag(value: str) -> bool:
     return value.lower() in ("true", "1")
 
 
+def _names_checkpoint(params_file: str) -> bool:
+    """Whether the policy's checkpoint is among its parameters in this file."""
+    with open(params_file) as file:
+        sections = yaml.safe_load(file) or {}
+    for_policy = [values for name, values in sections.items() if name.rpartition("/")[2] in ("grids_policy", "**")]
+    return any("checkpoint" in ((values or {}).get("ros__parameters") or {}) for values in for_policy)
+
+
 def _nodes(context) -> list:
     """The nodes, with those arguments as parameters that were given."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    sim, use_sim_time = _flag(given["sim"]), _flag(given["use_sim_time"])
-    policy = {"checkpoint": given["checkpoint"], "autostart": True, "use_sim_time": use_sim_time}
-    follower = {"autostart": True, "use_sim_time": use_sim_time}
+    sim, params = _flag(given["sim"]), given["params_file"]
+    clock = {"use_sim_time": _flag(given["use_sim_time"])} if given["use_sim_time"] else {}
+    policy, follower = {"autostart": True, **clock}, {"autostart": True, **clock}
+    if given["checkpoint"] or not _names_checkpoint(params):
+        policy["checkpoint"] = given["checkpoint"] or os.path.join(SHARE, "models", "demo")
     if given["device"]:
         policy["device"] = given["device"]
     if given["tokens"]:
@@ -81,7 +95,6 @@ def _nodes(context) -> list:
         follower["rate_hz"] = float(given["control_rate_hz"])
 
     common = {"package": PACKAGE, "namespace": given["namespace"], "output": "both", "emulate_tty": True}
-    params = given["params_file"]
     policy_node = LifecycleNode(
         name="grids_policy",
         executable="policy_node",
@@ -95,7 +108,7 @@ def _nodes(context) -> list:
     )
     actions = [follower_node, policy_node, *_supervise_policy(policy_node), _end_with(follower_node, "the follower")]
     if sim:
-        parameters = [params, {"publish_clock": use_sim_time}]
+        parameters = [params, *([{"publish_clock": clock["use_sim_time"]}] if clock else [])]
         sim_node = Node(name="grids_sim", executable="sim_node", parameters=parameters, **common)
         profile = os.path.join(SHARE, "config", "fastdds.xml")
         for name in PROFILE_VARIABLES:  # for the simulation alone: a robot's network is its owner's to set up
@@ -109,7 +122,7 @@ def _nodes(context) -> list:
                 executable="rviz2",
                 namespace=given["namespace"],
                 arguments=view,
-                parameters=[{"use_sim_time": use_sim_time}],
+                parameters=[clock] if clock else [],
             )
         )
     return actions

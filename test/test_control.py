@@ -364,6 +364,22 @@ def test_hold_is_at_once_and_lasts_until_released():
     assert not run(f, 210 * MS, 1, HOME)[0].holding
 
 
+def test_what_is_wanted_of_the_hand_is_sent_anew_after_a_hold():
+    """Somebody may have opened it meanwhile."""
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(gripper=[0.0, 0.0]), 0)
+    assert [c.gripper for c in run(f, 0, 3, HOME)] == [0.0, None, None]
+    f.hold("hold service")
+    run(f, 30 * MS, 10, HOME)
+    assert f.at_rest
+    f.release(200 * MS)
+    f.measure(210 * MS, HOME)
+    f.accept(chunk(205 * MS, gripper=[0.0, 0.0]), 210 * MS)
+    assert [c.gripper for c in run(f, 210 * MS, 3, HOME)] == [0.0, None, None]
+    assert not f.at_rest
+
+
 def test_a_stale_pose_holds_and_what_was_missed_is_not_made_up_in_one_leap():
     f = follower(join_s=0.2)
     f.measure(0, HOME)

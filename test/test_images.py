@@ -1,5 +1,6 @@
 """Decoding against images whose pixels are known; every damaged image is named, never guessed."""
 
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -94,6 +95,20 @@ def damaged(**changes):
 def test_damage_is_named(image, text):
     with pytest.raises(ImageError, match=text):
         to_rgb(image)
+
+
+@pytest.mark.parametrize("error", [AttributeError("_ARRAY_API not found"), TypeError("buffer is too small")])
+def test_what_cv_bridge_raises_is_about_the_image(monkeypatch, error):
+    """cv_bridge asks its extension only when an image comes, and numpy for the bytes of it."""
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message, desired_encoding):
+            raise error
+
+    bridge = SimpleNamespace(CvBridge=CvBridge, CvBridgeError=type("CvBridgeError", (TypeError,), {}))
+    monkeypatch.setitem(sys.modules, "cv_bridge", bridge)
+    with pytest.raises(ImageError, match=f"cannot decode 'bayer_rggb8': {error}"):
+        to_rgb(damaged(encoding="bayer_rggb8"))
 
 
 def test_bayer_says_that_cv_bridge_is_missing():

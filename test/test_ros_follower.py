@@ -279,6 +279,21 @@ def test_deactivation_holds_the_last_pose_then_is_silent_and_starts_from_the_mea
     assert abs(first.y - HOME.position[1]) < 0.006 < abs(last[1] - first.y) + 0.006
 
 
+def test_deactivated_in_full_motion_it_brakes_within_its_limits(ros, arm, policy, node):
+    def steps():
+        return np.diff([message.pose.position.y for message in arm.targets])
+
+    def fast():
+        policy.publish(chunk_to(arm, ros.now_ns(), move=(0.0, 0.3, 0.0)))
+        time.sleep(0.1)
+        return len(arm.targets) > 2 and steps()[-1] > 0.0015
+
+    until(fast, "0.15 m/s")
+    assert node.trigger_deactivate().name == "SUCCESS"
+    until(lambda: steps()[-1] == 0.0, "rest")
+    assert np.abs(np.diff(steps())).max() <= 10.0 * 0.01**2 + 1e-9  # the default linear_acceleration, per tick
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

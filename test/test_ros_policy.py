@@ -191,9 +191,11 @@ def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy
     policy.gate.clear()
     misses = node.diagnostic_values()["deadline_misses"]
     until(lambda: node.diagnostic_values()["deadline_misses"] >= misses + 5, "deadline misses")
+    ros.wait_for_reason(NAME, "the inference has not ended for")
     begun = len(policy.seen)
     policy.gate.set()
     until(lambda: len(policy.seen) > begun, "the next inference")
+    ros.wait_for_reason(NAME, "publishing chunks")
     newest = policy.seen[-1]
     assert ros.now_ns() - newest.stamp_ns < 0.3e9  # a fresh observation, not one that waited in a queue
 

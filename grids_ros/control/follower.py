@@ -88,15 +88,23 @@ class Follower:
         """The chunk being followed."""
         return self._join.chunk if self._join else None
 
+    @property
+    def at_rest(self) -> bool:
+        """The command has come to rest, or there was none yet."""
+        return self._motion is None or not (self._motion.linear.any() or self._motion.angular.any())
+
     def measure(self, stamp_ns: int, pose: Pose) -> None:
         """Take the newest measured tool pose."""
         self._measured = (stamp_ns, pose)
 
     def hold(self, reason: str) -> None:
-        """Drop the chunk and hold from the next tick on, until `release`."""
+        """Drop the chunk and hold from the next tick on, until `release`.
+
+        Somebody may move the hand meanwhile: what is wanted of it is sent anew afterwards.
+        """
         if not reason:
             raise ValueError("a hold needs a reason")
-        self._join = None
+        self._join = self._gripper = None
         self._hold_reason = reason
 
     def release(self, now_ns: int) -> None:

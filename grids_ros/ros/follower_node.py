@@ -100,6 +100,7 @@ class FollowerNode(ManagedNode):
         self._metronome = Metronome(self._config.period_s, self._prepare, self._tick, self._fail, "control")
 
     def deactivate(self) -> None:
+        self._brake()
         self._metronome.stop()
         self._metronome = None
         if self._command is not None:  # stop: where the arm was sent last is where it stays
@@ -107,6 +108,17 @@ class FollowerNode(ManagedNode):
             self._target_publisher.publish(self._target)
         self._follower = None
         gc.unfreeze()
+
+    def _brake(self) -> None:
+        """Let the metronome bring the arm to rest, which takes no longer than from its full speed."""
+        with self._lock:
+            self._follower.hold("the node is being deactivated")
+        limits, period_s = self._config.limits, self._config.period_s
+        pairs = (limits.linear_speed, limits.linear_acceleration), (limits.angular_speed, limits.angular_acceleration)
+        longest_s = max((speed / change for speed, change in pairs if change > 0.0), default=0.0)
+        ends_s = time.monotonic() + longest_s + 10 * period_s
+        while time.monotonic() < ends_s and not self._follower.at_rest:
+            time.sleep(period_s)
 
     def close(self) -> None:
         """End the control thread, for the process ends."""

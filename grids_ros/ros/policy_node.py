@@ -35,6 +35,7 @@ from grids_ros.ros.realtime import SWITCH_S
 from grids_ros.ros.streams import Streams
 
 KEEP_UP_S = 0.02  # between two looks at what the robot has sent
+STALLED = 3  # periods after which an inference that has not ended is told of
 WINDOW = 100  # inferences over which rates and latencies are reported
 
 
@@ -52,6 +53,7 @@ class PolicyNode(ManagedNode):
     def _start_over(self) -> None:
         self._deadline_misses = self._published = self._dropped = 0
         self._last_chunk: float | None = None
+        self._begun_s = 0.0  # when the inference that is under way began
         self._continuity, self._planned_generation = Continuity(), self._generation
         self._latencies, self._overheads = Window(WINDOW), Window(WINDOW)
         self._ages, self._periods = Window(WINDOW), Window(WINDOW)
@@ -156,9 +158,13 @@ class PolicyNode(ManagedNode):
             raise
         if not free:
             self._deadline_misses += 1
+            busy_s = time.perf_counter() - self._begun_s
+            if busy_s * self.settings["rate_hz"] > STALLED:
+                self._report(self._generation, WARN, f"no chunk: the inference has not ended for {busy_s:.1f} s")
 
     def _infer(self) -> None:
         """One inference, in the worker's thread."""
+        begun = self._begun_s = time.perf_counter()
         with self._lock:
             instruction, generation, budget = self._instruction, self._generation, self._budget
         if budget.tokens != self._policy.tokens_per_camera:
@@ -166,7 +172,7 @@ class PolicyNode(ManagedNode):
         if generation != self._planned_generation:  # what was planned for another instruction does not go on
             self._continuity.forget()
             self._planned_generation = generation
-        begun, now_ns = time.perf_counter(), self.get_clock().now().nanoseconds
+        now_ns = self.get_clock().now().nanoseconds
         try:
             observation = self._streams.observe(instruction, now_ns)
             started = time.perf_counter()
