@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from grids_ros.convert import openpi, sampler
 from grids_ros.convert.__main__ import main
-from grids_ros.convert.found import ConversionError
+from grids_ros.convert.found import ConversionError, between
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy.checkpoint import load
 from grids_ros.policy.grids import attached
@@ -124,6 +124,12 @@ def test_bounds_become_minus_one_and_one(mode, low, high, tmp_path):
     np.testing.assert_allclose(normalization.normalize_state(mean + high * std), 1.0, atol=1e-5)
     mean, std = (np.array(STATISTICS["action"][name]) for name in ("mean", "std"))
     np.testing.assert_allclose(normalization.denormalize_actions(np.ones(7)), mean + high * std, atol=1e-6)
+
+
+def test_a_number_that_never_changes_becomes_minus_one_as_lerobot_has_it():
+    """NormalizerProcessorStep: 2 (x - min) / eps - 1 where min and max are equal."""
+    scale = between(np.array([0.0, 0.3]), np.array([1.0, 0.3]), np.array([0.0, 1e-8]))
+    np.testing.assert_allclose((np.array([0.0, 0.3]) - scale.mean) / scale.std, -1.0, atol=1e-6)
 
 
 def test_the_word_embedding_is_found_under_either_name(tmp_path):

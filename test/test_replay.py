@@ -19,10 +19,11 @@ from grids_ros.data.bags import BagWriter
 from grids_ros.data.settings import find_topics, read
 from grids_ros.data.source import Source
 from grids_ros.datatypes import Observation, Pose
+from grids_ros.parameters import ParameterError
 from grids_ros.policy.checkpoint import save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, main
+from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, parse
 from grids_ros.replay.film import STILLS, Film
 from grids_ros.replay.policies import Policies, load
 from grids_ros.replay.ticks import Clockwork, Span
@@ -166,15 +167,36 @@ def test_fewer_denoising_steps_are_held_against_the_first_column(tmp_path, bag, 
     assert "From the first column" in (tmp_path / "report.html").read_text()
 
 
+DEFAULTS = read(None, {}, {}).policy  # of the policy node's parameters
+
+
 def test_fewer_tokens_are_the_first_of_the_coordinates(checkpoint):
-    observations = Policy.load(checkpoint), load(Variant("two", checkpoint, "2"), "cpu", None)[0]
+    observations = Policy.load(checkpoint), load(Variant("two", checkpoint, "2"), DEFAULTS)[0]
     assert [policy.tokens_per_camera for policy in observations] == [4, 2]
     four, two = (policy.infer(_observation()).coordinates["base"] for policy in observations)
     np.testing.assert_allclose(two, four[:2], atol=1e-6)
 
 
+def test_what_the_nodes_parameters_say_of_tokens_and_merging_is_scored(checkpoint, monkeypatch, tmp_path):
+    """The report is of the policy that would run, not of the checkpoint as it is."""
+    given = ["bag", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "-p", "tokens:=2", "-p", "merge:=1"]
+    (job,) = jobs(parse(given))
+    (variant,) = job.variants
+    assert variant.tokens == "2" and variant.label.endswith("K=2")
+    asked = {}
+    monkeypatch.setattr(Policy, "load", classmethod(lambda cls, *all_: asked.update(merge=all_[4]) or Policy_()))
+    load(variant, job.settings.policy)
+    assert asked == {"merge": 1}
+    with pytest.raises(ParameterError, match="'tokens' is auto"):
+        jobs(parse([*given, "-p", "tokens:=auto"]))
+
+
+class Policy_:
+    instructions = ()
+
+
 def test_policies_whose_process_ends_are_named(checkpoint):
-    with Policies([Variant("tiny", checkpoint)], "cpu", None, 1) as policies:
+    with Policies([Variant("tiny", checkpoint)], DEFAULTS, 1) as policies:
         policies.ask(_observation(), {"tiny": ""})
         assert policies.answers()["tiny"].output.chunk.positions.shape == (HORIZON, 3)
         assert policies.answers() == {}

@@ -259,6 +259,35 @@ def test_the_parameter_file_of_the_nodes_is_read(tmp_path):
         read(file, {}, {})
 
 
+def test_what_a_file_says_to_all_nodes_holds_for_each(tmp_path):
+    file = tmp_path / "arm.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {base_frame: fr3_link0, pose_max_age_s: 0.2, use_sim_time: true}}\n"
+        "/**/grids_policy: {ros__parameters: {pose_max_age_s: 0.3}}\n"
+        "/**/grids_follower:\n  ros__parameters:\n"
+    )
+    settings = read(file, {}, {})
+    assert settings.policy["base_frame"] == "fr3_link0"
+    assert (settings.policy["pose_max_age_s"], settings.follower.max_pose_age_s) == (0.3, 0.2)
+
+
+def test_the_rate_of_chunks_is_not_that_of_the_follower():
+    settings = read(None, {"rate_hz": "10.0"}, {})
+    assert (settings.policy["rate_hz"], settings.follower.period_s) == (10.0, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("remap", "said"),
+    [
+        ("target_pose:=/servo/typo", "no messages on servo/typo"),
+        ("gripper_comand:=/x", "--remap of gripper_comand: expected one of camera/base/image_raw, .*gripper_command"),
+    ],
+)
+def test_a_remap_that_leads_nowhere_is_refused_even_of_what_a_bag_may_lack(bag, remap, said):
+    with pytest.raises(BagError, match=said):
+        seen(bag, remaps=[remap])
+
+
 @pytest.mark.parametrize("text", ["a", "a:=", ":=b", "a=b"])
 def test_a_remap_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="expected from:=to"):

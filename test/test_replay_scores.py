@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.limits import BINDING
+from grids_ros.data.source import BagError
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.replay import judge, look
 from grids_ros.replay.findings import BAD, FAIR, GOOD, findings
@@ -19,6 +20,8 @@ from grids_ros.replay.recorded import KEPT_NS, Recorded, Series, interpolate
 from grids_ros.replay.shadow import Shadow
 from grids_ros.replay.summary import BaselineError, regressions
 from grids_ros.replay.tally import Tally, kind
+from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span
+from grids_ros.replay.written import _windows
 
 START = 100 * NANOSECONDS
 STEPS = 12
@@ -37,9 +40,12 @@ def stamped(ns: int, position, quaternion=DOWN, frame: str = "base"):
     )
 
 
+ARM = {"finger_joints": ("a", "b"), "base_frame": "base"}
+
+
 def recorded_line(speed: float = 0.1, until_s: float = 2.0, gap=(9.0, 9.0)) -> Recorded:
     """target_pose along y at `speed` [m/s], 100 Hz, without those inside `gap` [s]."""
-    recorded = Recorded(("target_pose", "gripper_command"), ("a", "b"))
+    recorded = Recorded(("target_pose", "gripper_command"), ARM)
     for tick in range(round(until_s * 100)):
         seconds = tick / 100
         if not gap[0] < seconds < gap[1]:
@@ -190,6 +196,37 @@ def test_the_shadow_holds_where_the_follower_would_and_counts_what_it_refuses():
     assert late.refused["chunk ended: every step has passed"] == 1
     ahead = "chunk is stamped 0.100 s in the future, limit 0.05 s"
     assert kind(ahead) == "chunk is stamped in the future, limit 0.05 s"
+
+
+def test_a_follower_that_never_gets_a_chunk_in_time_has_held_throughout():
+    late = shadowed(chunk_along(at=START - 5 * NANOSECONDS))
+    assert late.ticks == sum(late.held.values()) == 100
+    made = tally(10.0)
+    made.shadow_ticks = late.ticks
+    made.held.update(late.held)
+    figures = made.figures()
+    assert figures["limits"]["held_share"] == 1.0
+    said = [finding for finding in findings(figures, {}) if "would have held" in finding.text]
+    assert [finding.level for finding in said] == [BAD] and "no chunk could be followed" in said[0].text
+    unknown = tally(10.0).figures()
+    assert unknown["limits"]["held_share"] is None and not any("limits" in f.text for f in findings(unknown, {}))
+
+
+def test_targets_in_another_frame_are_no_reference():
+    recorded = Recorded(("target_pose",), {**ARM, "base_frame": "world"})
+    with pytest.raises(BagError, match="target_pose is in frame 'base', expected 'world': see base_frame"):
+        recorded.add("target_pose", START, stamped(START, HOME.position))
+    measured = Recorded(("current_pose",), {**ARM, "base_frame": "world"})
+    measured.add("current_pose", START, stamped(START, HOME.position))
+    assert measured.motion_at(np.array([START]))[2].tolist() == [False]
+
+
+def test_overlapping_ranges_are_copied_once():
+    seconds = lambda *span: Span(*(round(s * NANOSECONDS) for s in span))  # noqa: E731
+    spans = [seconds(22, 30), seconds(10, 20), seconds(100, 101)]
+    windows = [(start / NANOSECONDS, stop / NANOSECONDS) for start, stop in _windows(spans)]
+    before, after = BEFORE_NS / NANOSECONDS, AFTER_NS / NANOSECONDS
+    assert windows == [(10 - before, 30 + after), (100 - before, 101 + after)]
 
 
 def tally(position: float, still: float = 50.0) -> Tally:

@@ -13,14 +13,15 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
+from geometry_msgs.msg import PoseStamped
 from rclpy.parameter import Parameter
-from ros_harness import Arm, Cameras, altered_pose, say, until
+from ros_harness import HOME, Arm, Cameras, altered_pose, say, until
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from grids_ros.datatypes import ActionChunk, PolicyOutput
+from grids_ros.datatypes import ActionChunk, PolicyOutput, Pose
 from grids_ros.policy.errors import InputError
 from grids_ros.ros import conversions, policy_node, qos
 
@@ -183,6 +184,30 @@ def test_with_rtc_chunks_go_on_from_the_last_and_a_new_instruction_starts_afresh
     first = [seen.instruction for seen in policy.seen].index("lift the blue cube")
     until(lambda: len(policy.continuations) > first, "its inference")
     assert policy.continuations[first] is None
+
+
+def test_nothing_goes_on_from_what_a_held_follower_does_not_follow(ros, policy, arm, cameras, chunks):
+    """Chunk after chunk would run further ahead of the arm, which made it good in one move when it was released."""
+    node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, join="rtc")
+    target = ros.bench.create_publisher(PoseStamped, "target_pose", qos.COMMAND)
+    until(lambda: node.count_publishers("target_pose"), "the follower's publisher")
+    ros.activate(node)
+    say(ros, "lift the red cube")
+
+    def send(move_m: float) -> list:
+        """A second of commands at 100 Hz, each further by so much; what was gone on from in the second half."""
+        for tick in range(100):
+            if tick == 50:
+                begun = len(policy.continuations)
+            pose = Pose(HOME.position + np.array((0.0, move_m * tick, 0.0)), HOME.quaternion)
+            target.publish(conversions.from_pose_stamped(pose, "base", ros.now_ns()))
+            time.sleep(0.01)
+        return policy.continuations[begun:]
+
+    flowing(chunks)
+    held, followed = send(0.0), send(1e-4)
+    assert len(held) > 3 and not any(held)
+    assert len(followed) > 3 and all(followed[1:])
 
 
 def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy, chunks):
@@ -373,6 +398,7 @@ def test_deactivated_it_is_silent_and_goes_on_when_activated_again(ros, node, ch
     flowing(chunks)
     assert node.trigger_deactivate().name == "SUCCESS"
     assert silent(chunks)
+    assert node.count_publishers("action_chunk") == 0, "the follower would take it for a second policy"
     assert node.trigger_cleanup().name == "SUCCESS"
     ros.activate(node)  # the instruction is latched: nobody has to say it again
     flowing(chunks)

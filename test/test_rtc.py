@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from test_policy import POSE, inputs, observation, ours
 from tiny import tiny
 
-from grids_ros.control.continuity import QUANTILE, Continuation, Continuity
+from grids_ros.control.continuity import QUANTILE, Continuation, Continuity, Standstill
 from grids_ros.control.timeline import gripper_at, pose_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.policy import rtc
@@ -176,12 +176,13 @@ def test_no_more_is_counted_than_was_left_of_the_chunk_before():
 
 def test_a_chunk_goes_on_only_from_one_that_is_being_followed():
     continuity = Continuity()
-    at = lambda ms, offset=0.0: continuity.at(  # noqa: E731
+    at = lambda ms, offset=0.0, held=False: continuity.at(  # noqa: E731
         dataclasses.replace(
             observation(),
             stamp_ns=ms * MS,
             pose=Pose(POSE.position + np.array((0.1, 0.0, 0.05)) * ms / 1000 + offset, POSE.quaternion),
-        )
+        ),
+        held,
     )
     assert at(0) is None
     continuity.arrived(line(0), 50 * MS)
@@ -191,5 +192,20 @@ def test_a_chunk_goes_on_only_from_one_that_is_being_followed():
     assert going.chunk.stamp_ns == 200 * MS and going.delay_s == pytest.approx(0.08)
     assert at(1400) is None, "it has ended"
     assert at(400, offset=0.2) is None, "the arm is elsewhere"
+    assert at(400, held=True) is None and at(400) is None, "what was planned while it was held is not gone on from"
+    continuity.arrived(line(400 * MS), 480 * MS)
+    assert at(600) is not None
     continuity.forget()
-    assert at(400) is None
+    assert at(600) is None
+
+
+def test_a_follower_that_repeats_its_pose_stands_still():
+    commands = Standstill()
+    assert commands.since(), "none was sent"
+    for x in (0.1, 0.1, 0.1 + 1e-9):
+        commands.see((x, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+    assert not commands.since() and commands.since()
+    commands.see((0.1 + 1e-9, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+    assert commands.since()
+    commands.see((0.1 + 1e-9, 0.0, 0.3), (0.0, 1.0, 0.0, 0.0))
+    assert not commands.since(), "a turn is motion too"

@@ -7,6 +7,7 @@ That is a matter of stamps and of delays that were measured, never of the time t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,25 @@ class Continuation:
 
     chunk: ActionChunk
     delay_s: float
+
+
+class Standstill:
+    """Whether the commands that were sent are all the same: a follower that holds repeats its pose, to the last bit."""
+
+    def __init__(self):
+        self._last: tuple[float, ...] | None = None
+        self._moved = False
+
+    def see(self, position: Iterable[float], quaternion: Iterable[float]) -> None:
+        """A command that was sent."""
+        pose = (*position, *quaternion)
+        self._moved |= self._last is not None and pose != self._last
+        self._last = pose
+
+    def since(self) -> bool:
+        """Whether no command has moved since this was asked last."""
+        moved, self._moved = self._moved, False
+        return not moved
 
 
 class Continuity:
@@ -59,8 +79,14 @@ class Continuity:
         delays = self._delays.copy()  # appended to by another thread
         return float(np.quantile(delays, QUANTILE, method="higher")) if delays else None
 
-    def at(self, observation: Observation) -> Continuation | None:
-        """What a chunk for `observation` goes on from; None when nothing is being followed."""
+    def at(self, observation: Observation, held: bool) -> Continuation | None:
+        """What a chunk for `observation` goes on from; None when nothing is being followed.
+
+        held: the follower stands still. Chunks that went on from each other meanwhile would run ahead of the arm, and
+        their lead would be made good in one move when it is released.
+        """
+        if held:
+            self.forget()
         chunk, delay_s = self._chunk, self.delay_s
         if chunk is None or delay_s is None or not chunk.stamp_ns < observation.stamp_ns < chunk.end_ns:
             return None

@@ -51,6 +51,6 @@ def standard(mean: np.ndarray, std: np.ndarray, least: float) -> Scale:
 
 
 def between(low: np.ndarray, high: np.ndarray, least: float) -> Scale:
-    """Of two bounds that become -1 and 1: the extremes or two quantiles."""
+    """Of two bounds that become -1 and 1: the extremes or two quantiles. Equal ones become -1."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    return Scale((low + high) / 2.0, (high - low + least) / 2.0)
+    return Scale((low + high + least) / 2.0, (high - low + least) / 2.0)

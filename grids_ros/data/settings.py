@@ -13,7 +13,7 @@ from grids_ros.control.follower import FollowerConfig
 from grids_ros.data.bags import IMAGE_TYPES, Topics
 from grids_ros.data.source import BagError, Source
 from grids_ros.intake import COMPRESSED, image_topics
-from grids_ros.parameters import FOLLOWER, POLICY, ParameterError, check_name, follower_config
+from grids_ros.parameters import FOLLOWER, POLICY, Parameter, ParameterError, check_name, follower_config
 
 NODES = {"grids_policy": POLICY, "grids_follower": FOLLOWER}
 ASSIGN = ":="
@@ -25,6 +25,9 @@ TYPES = {
     "gripper_command": ("std_msgs/msg/Float64MultiArray",),
 }
 OPTIONAL = ("target_pose", "gripper_command")  # without them the measured motion and opening are the reference
+LABELS = "object_poses"  # of the simulation: for training alone
+CONTROL_RATE = ("grids_follower", "rate_hz")
+EVERY = "**"  # the section of a parameter file that is for all nodes
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
 def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, str]) -> Settings:
     """file: as the nodes take it (`params_file`), or None for the defaults. overrides: name to a value in YAML.
 
-    An override goes to each of the two nodes that has a parameter of that name. Raises ParameterError.
+    An override goes to each of the two nodes that has a parameter of that name, but for rate_hz, which is how often a
+    chunk is computed: the follower keeps its own. Raises ParameterError.
     """
     written = _parameters(file) if file else {}
     given = {name: yaml.safe_load(value) for name, value in overrides.items()}
@@ -73,7 +77,7 @@ def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, s
             check_name(name, (*POLICY, *FOLLOWER), "replay")
     read_for = {}
     for node, table in NODES.items():
-        values = {**written.get(node, {}), **given}
+        values = {**written.get(node, {}), **{name: v for name, v in given.items() if (node, name) != CONTROL_RATE}}
         for name in written.get(node, {}):
             check_name(name, table, node)
         read_for[node] = {p.name: p.check(values[p.name]) if p.name in values else p.default for p in table}
@@ -92,14 +96,18 @@ def _parameters(file: Path) -> dict[str, dict]:
         raise ParameterError(f"cannot read parameters from {file}: {error}") from error
     if not isinstance(sections, dict):
         raise ParameterError(f"{file} holds no parameters: expected /**/grids_policy: ros__parameters: ...")
-    found = {}
+    by_name: dict[str, dict] = {}
     for section, content in sections.items():
-        node = str(section).rpartition("/")[2]
-        if node in NODES:
-            found[node] = (content or {}).get("ros__parameters", {})
-    if not found:
+        name = str(section).rpartition("/")[2]
+        by_name.setdefault(name, {}).update((content or {}).get("ros__parameters") or {})
+    if not by_name.keys() & {*NODES, EVERY}:
         raise ParameterError(f"{file} has sections {list(sections)}, expected one for {' or '.join(NODES)}")
-    return found
+    return {node: _for_node(table, by_name.get(EVERY, {})) | by_name.get(node, {}) for node, table in NODES.items()}
+
+
+def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> dict[str, object]:
+    """Of what a file says to all nodes, what this one has a parameter for."""
+    return {parameter.name: everybodys[parameter.name] for parameter in table if parameter.name in everybodys}
 
 
 def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said: str, markers: str) -> dict[str, str]:
@@ -113,6 +121,10 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
     wanted.update({role: role for role in TYPES if not (role == "instruction" and said)})
     if markers:
         wanted["marker"] = markers
+    names = sorted({*(name.lstrip("/") for name in wanted.values()), *TYPES, LABELS})
+    unknown = sorted(settings.remaps.keys() - set(names))
+    if unknown:
+        raise BagError(f"--remap of {', '.join(unknown)}: expected one of {', '.join(names)}")
     topics, missing = {}, {}
     for role, name in wanted.items():
         topic = settings.remaps.get(name.lstrip("/"), name).lstrip("/")
@@ -120,7 +132,7 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
             topic += COMPRESSED  # where image_transport publishes it
         if topic in held:
             topics[role] = topic
-        elif role not in OPTIONAL:
+        elif role not in OPTIONAL or name in settings.remaps:
             missing[role] = topic
     if missing:
         hint = f"Name yours with --remap {wanted[next(iter(missing))]}{ASSIGN}/topic"
@@ -142,7 +154,7 @@ def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
         found = find_topics(source, settings, cameras, said="", markers="")
     images = {name: found.pop(f"image:{name}") for name in cameras}
     asked = {name: found.pop(name, "") for name in OPTIONAL}
-    labels = settings.remaps.get("object_poses", "object_poses")
+    labels = settings.remaps.get(LABELS, LABELS)
     fingers, base = tuple(settings.policy["finger_joints"]), settings.policy["base_frame"]
     return Topics(cameras=images, object_poses=labels, fingers=fingers, base_frame=base, **found, **asked)
 

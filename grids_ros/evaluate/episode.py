@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from grids_ros.control.continuity import Continuation, Continuity
+from grids_ros.control.continuity import Continuation, Continuity, Standstill
 from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
 from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
@@ -85,7 +85,7 @@ def play(
     scene.reset(seed)
     buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
     buffer.instruction = detour.task.instruction if detour else task.instruction
-    follower, continuity, monitor = Follower(config), Continuity(), SuccessMonitor(task)
+    follower, continuity, commands, monitor = Follower(config), Continuity(), Standstill(), SuccessMonitor(task)
     ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * config.period_s))
     arriving: Arriving = None
     latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
@@ -100,7 +100,8 @@ def play(
             for name in policy.cameras:
                 buffer.add_image(name, now_ns, _message(scene.render(name)))
             observation = buffer.observe(now_ns)
-            continuation = continuity.at(observation) if config.join == "rtc" else None
+            held = commands.since()
+            continuation = continuity.at(observation, held) if config.join == "rtc" else None
             step = Step(observation, policy.infer(observation, continuation=continuation))
             yield step
             latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
@@ -109,6 +110,8 @@ def play(
             arriving = (now_ns + round(next(delays) * NANOSECONDS), step.output.chunk)
         arriving = _deliver(arriving, follower, continuity, now_ns)
         command = follower.tick(now_ns)
+        if command:
+            commands.see(command.pose.position, command.pose.quaternion)
         yield Tick(now_ns, command, follower.chunk)
         scene.step(command.pose if command else None, command.gripper if command else None, config.period_s)
         tick += 1

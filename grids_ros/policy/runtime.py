@@ -15,7 +15,7 @@ from grids_ros.policy import checkpoint as checkpoints
 from grids_ros.policy import preprocess
 from grids_ros.policy.engine import Engine
 from grids_ros.policy.errors import CheckpointError, InputError
-from grids_ros.policy.grids import attached, tokens_per_camera
+from grids_ros.policy.grids import attached, detach, tokens_per_camera
 from grids_ros.policy.rtc import Guidance, previous_actions
 from grids_ros.sampler import GridSampler, image_fractions
 
@@ -47,11 +47,13 @@ class Policy:
         tokens: int | None = None,
         denoising_steps: int | None = None,
         merge: int = 0,
+        dense: bool = False,
     ) -> Policy:
         """Load a checkpoint folder onto a torch device ("cpu", "cuda", "cuda:1").
 
         tokens: how many tokens per camera to use, one of its `budgets`, or None for all. merge: image tokens that
-        become part of others in each layer of the vision tower; any but 0 changes the actions.
+        become part of others in each layer of the vision tower; any but 0 changes the actions. dense: without its
+        sampler.
         Raises CheckpointError for a broken folder, another number of tokens, too many merges, or a device that is not
         there.
         """
@@ -60,6 +62,8 @@ class Policy:
         except (RuntimeError, AssertionError) as error:
             raise CheckpointError(f"device {device!r} cannot be used: {error}".splitlines()[0]) from error
         checkpoint = checkpoints.load(folder, device)
+        if dense and attached(checkpoint.model):
+            detach(checkpoint.model)
         if denoising_steps is not None and denoising_steps < 1:
             raise CheckpointError(f"denoising_steps is {denoising_steps}, expected at least 1")
         try:
@@ -69,6 +73,11 @@ class Policy:
         if tokens is not None:
             policy.use_tokens(tokens)
         return policy
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Those that it was trained with, as far as its provenance says."""
+        return tuple(self._checkpoint.provenance.get("data", {}).get("instructions", ()))
 
     def use_tokens(self, tokens: int) -> None:
         """Use the first `tokens` of each camera from now on. Raises CheckpointError as `check_tokens` does."""

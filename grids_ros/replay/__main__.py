@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from grids_ros.data.settings import add_options, chosen
 from grids_ros.data.source import BagError
-from grids_ros.parameters import ParameterError
+from grids_ros.parameters import AUTO, ParameterError
 
 SCORED, WORSE, UNUSABLE, NOTHING, DAMAGED = range(5)
 MEASURED = "measured"
@@ -96,7 +96,11 @@ def jobs(options: argparse.Namespace) -> list:
 
     settings = chosen(options)
     alone = len(options.bags) == 1
-    compared = tuple(variants(options.checkpoint, options.tokens, options.denoising_steps))
+    wanted = settings.policy["tokens"]
+    if wanted == AUTO:
+        raise ParameterError(f"parameter 'tokens' is {AUTO}, which goes by the machine's speed: expected a number here")
+    tokens = options.tokens or ([str(wanted)] if wanted else [])
+    compared = tuple(variants(options.checkpoint, tokens, options.denoising_steps))
     found = []
     for place, bag in enumerate(options.bags):
         name = bag.stem if alone or [b.stem for b in options.bags].count(bag.stem) == 1 else f"{place + 1}_{bag.stem}"

@@ -83,11 +83,10 @@ class Result:
 def replay(job: Job) -> Result:
     """Raises BagError for a bag that cannot be replayed, CheckpointError for a policy that cannot be loaded."""
     memory.reuse()
-    device, steps = job.settings.policy["device"], job.settings.policy["denoising_steps"]
     with Source(job.bag) as source:
         if source.empty:
             raise BagError(f"{job.bag} is empty{f': {source.loss}' if source.loss else ''}")
-        with Policies(job.variants, device, steps or None, job.threads) as policies:
+        with Policies(job.variants, job.settings.policy, job.threads) as policies:
             return _Replay(job, source, policies).result()
 
 
@@ -98,7 +97,7 @@ class _Replay:
         self._job, self._source, self._policies, self._cameras = job, source, policies, policies.cameras
         self._topics = find_topics(source, job.settings, self._cameras, job.instruction, job.markers)
         self._zero_ns = source.start_ns
-        self._recorded = Recorded(tuple(self._topics), job.settings.policy["finger_joints"])
+        self._recorded = Recorded(tuple(self._topics), job.settings.policy)
         self._runs = {
             label: Run(
                 job.settings,
@@ -232,4 +231,6 @@ class _Replay:
             notes.append("no episode: the instruction is empty throughout")
         if self._recorded.motion == "current_pose":
             notes.append("no target_pose in the bag: chunks are held against the measured motion")
+        if self._recorded.grip == "joint_states":
+            notes.append("no gripper_command in the bag: chunks are held against the measured opening")
         return notes

@@ -9,6 +9,7 @@ from grids_ros.control.limits import BINDING
 GOOD, FAIR, BAD = "good", "fair", "bad"
 DEAF_MM = 5.0  # a chunk that another instruction changes by less than this hardly hears
 JERKY = 3.0  # times the recorded jerk
+HELD = 0.05  # share of ticks without a chunk to follow that is worth a word; half of them is bad
 LIMITED = 0.05  # share of ticks at which a limit acts that is worth a word
 NARROW = 0.05  # spread of the coordinates below which they look at one place; fraction of the image
 
@@ -25,7 +26,8 @@ def findings(figures: dict, timings: dict) -> list[Finding]:
     """Of one variant's overall figures; nothing is said about what could not be measured."""
     if not figures["inferences"]:
         return [Finding(BAD, "Nothing was inferred: the policy never had an observation.")]
-    said = [_motion(figures), _smooth(figures), _hears(figures), *_looks(figures), _limits(figures), _time(timings)]
+    said = [_motion(figures), _smooth(figures), _hears(figures), *_looks(figures), _held(figures)]
+    said += [_limits(figures), _time(timings)]
     return [finding for finding in said if finding]
 
 
@@ -82,8 +84,18 @@ def _looks(figures: dict) -> list[Finding]:
     return said
 
 
+def _held(figures: dict) -> Finding | None:
+    share, reasons = figures["limits"]["held_share"], figures["limits"]["held"]
+    if share is None or share < HELD:
+        return None
+    text = f"The follower would have held at {share:.0%} of its ticks, most often: {max(reasons, key=reasons.get)}."
+    return Finding(BAD if share >= 0.5 else FAIR, text)
+
+
 def _limits(figures: dict) -> Finding | None:
     shares = figures["limits"]["share_of_ticks"]
+    if shares["any"] is None:
+        return None
     if shares["any"] < LIMITED:
         return Finding(GOOD, f"The safety limits would have acted at {shares['any']:.1%} of the follower's ticks.")
     worst = max(BINDING, key=shares.get)

@@ -22,7 +22,7 @@ def errors(
     """By horizon step, each (n,), NaN where the recording does not say, and after `until_ns`, when the episode ended.
 
     position_mm, rotation_deg, gripper_mm: of the chunk. still_mm: of an arm that stays at `measured`, its pose at the
-    observation: what the policy has to beat. recorded_mm_s3: jerk of the recorded motion at the same steps.
+    observation: what the policy has to beat. recorded_jerk: of the recorded motion at the same steps [m/s^3].
     """
     at_ns = times_ns(chunk)
     positions, rotations, known = recorded.motion_at(at_ns)

@@ -38,13 +38,16 @@ class Policies:
     cameras: of all of them. instructions: label to those that it was trained with.
     """
 
-    def __init__(self, variants: Sequence[Variant], device: str, denoising_steps: int | None, threads: int):
-        """threads: of torch, 0 for its own choice. Raises CheckpointError for a policy that cannot be loaded."""
+    def __init__(self, variants: Sequence[Variant], settings: Mapping[str, object], threads: int):
+        """settings: the policy node's parameters. threads: of torch, 0 for its own choice.
+
+        Raises CheckpointError for a policy that cannot be loaded.
+        """
         self._labels = [variant.label for variant in variants]
         context = get_context("forkserver")  # not "fork", which copies a process in the middle of its threads' work
         context.set_forkserver_preload(["grids_ros.policy.runtime"])  # once, for any number of bags in this process
         self._line, theirs = context.Pipe()
-        arguments = (theirs, tuple(variants), device, denoising_steps, threads)
+        arguments = (theirs, tuple(variants), dict(settings), threads)
         self._process = context.Process(target=_serve, args=arguments, name="policies", daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the line
@@ -93,7 +96,7 @@ class Policies:
         raise CheckpointError(f"the process of {', '.join(self._labels)} {how}") from None
 
 
-def _serve(line: Connection, variants: Sequence[Variant], device: str, steps: int | None, threads: int) -> None:
+def _serve(line: Connection, variants: Sequence[Variant], settings: Mapping[str, object], threads: int) -> None:
     import signal
 
     import torch
@@ -102,7 +105,7 @@ def _serve(line: Connection, variants: Sequence[Variant], device: str, steps: in
     if threads:
         torch.set_num_threads(threads)
     try:
-        loaded = {variant.label: load(variant, device, steps) for variant in variants}
+        loaded = {variant.label: load(variant, settings) for variant in variants}
         for policy, _ in loaded.values():
             policy.warm_up()
     except CheckpointError as error:
@@ -116,22 +119,17 @@ def _serve(line: Connection, variants: Sequence[Variant], device: str, steps: in
             line.send({label: _answer(loaded[label][0], observation, other) for label, other in words.items()})
 
 
-def load(variant: Variant, device: str, denoising_steps: int | None):
+def load(variant: Variant, settings: Mapping[str, object]):
     """The Policy, and the instructions that it was trained with. Raises CheckpointError.
 
     A number of tokens must be one that the checkpoint was trained with; "dense" takes the sampler off.
     """
-    from grids_ros.policy import checkpoint as checkpoints
-    from grids_ros.policy.grids import attached, detach
     from grids_ros.policy.runtime import Policy
 
-    checkpoint = checkpoints.load(variant.folder)
-    if variant.tokens == DENSE and attached(checkpoint.model):
-        detach(checkpoint.model)
-    policy = Policy(checkpoint, device, variant.steps or denoising_steps)
-    if variant.tokens not in ("", DENSE):
-        policy.use_tokens(int(variant.tokens))
-    return policy, tuple(checkpoint.provenance.get("data", {}).get("instructions", ()))
+    tokens = int(variant.tokens) if variant.tokens not in ("", DENSE) else None
+    steps = variant.steps or settings["denoising_steps"] or None
+    policy = Policy.load(variant.folder, settings["device"], tokens, steps, settings["merge"], variant.tokens == DENSE)
+    return policy, policy.instructions
 
 
 def _answer(policy, observation: Observation, other: str) -> Answer:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grids_ros.data.bags import MAX_GAP_NS
+from grids_ros.data.source import BagError
 from grids_ros.datatypes import NANOSECONDS
-from grids_ros.messages import to_ns, to_opening
+from grids_ros.messages import check_frame, to_ns, to_opening
 
 KEPT_NS = 15 * NANOSECONDS  # how far back is remembered: longer than any chunk
 BACK_NS = 2 * NANOSECONDS  # stamps that go back by more belong to a clock that was set anew
@@ -74,16 +75,19 @@ class Recorded:
     measured opening. Where targets pause for longer than `MAX_GAP_NS` nobody knows what the arm should have done.
     """
 
-    def __init__(self, roles: Sequence[str], fingers: Sequence[str]):
-        """roles: those that the bag has."""
+    def __init__(self, roles: Sequence[str], settings: Mapping[str, object]):
+        """roles: those that the bag has. settings: the policy node's parameters."""
         self.motion = "target_pose" if "target_pose" in roles else "current_pose"
         self.grip = "gripper_command" if "gripper_command" in roles else "joint_states"
-        self._fingers = fingers
+        self._fingers, self._base = settings["finger_joints"], settings["base_frame"]
         self._poses, self._openings = Series(7), Series(1)
 
     def add(self, role: str, received_ns: int, message) -> None:
-        """Anything that arrived; what is of no use here, or broken, is passed over."""
-        if role == self.motion:
+        """Anything that arrived; what is of no use here, or broken, is passed over.
+
+        Raises BagError for targets in another frame than the chunks.
+        """
+        if role == self.motion and self._in_frame(message.header):
             p, q = message.pose.position, message.pose.orientation
             row = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
             if np.isfinite(row).all() and abs(np.dot(row[3:], row[3:]) - 1.0) < 1e-2:
@@ -97,6 +101,15 @@ class Recorded:
                 return
             if opening is not None:
                 self._openings.add(to_ns(message.header.stamp), (opening,))
+
+    def _in_frame(self, header) -> bool:
+        try:
+            check_frame(self.motion, header, self._base)
+        except ValueError as error:
+            if self.motion == "target_pose":
+                raise BagError(f"{error}: see base_frame") from error
+            return False  # as the nodes refuse them
+        return True
 
     def knows(self, until_ns: int) -> bool:
         """Whether the motion up to this instant has been read."""

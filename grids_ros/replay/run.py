@@ -106,7 +106,7 @@ class Run:
     def _end_shadow(self) -> None:
         shadow, self._shadow = self._shadow, None
         if shadow is not None:
-            self._tally.shadow_ticks += shadow.ticks - shadow.silent
+            self._tally.shadow_ticks += shadow.ticks
             for name in ("limited", "held", "refused"):
                 getattr(self._tally, name).update(getattr(shadow, name))
             self._tally.largest_cut_mm = max(self._tally.largest_cut_mm, shadow.largest_cut_mm)
@@ -120,6 +120,8 @@ class Run:
     ) -> None:
         """Take a tick, once it is known what the policy said to it. first: what the first of those compared said."""
         tick = turn.tick
+        if turn.missed:
+            self._seen = {}  # the flows are from tick to tick
         if tick.cut_ns is not None or tick.back:
             self._judge(list(self._pending), tick.cut_ns)
             self._pending.clear()

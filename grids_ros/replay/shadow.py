@@ -29,7 +29,8 @@ class Shadow:
         self._last: Pose | None = None  # commanded
         self._measured: Pose | None = None
         self._waiting: list[tuple[int, ActionChunk]] = []
-        self.ticks = self.silent = 0
+        self.ticks = 0  # from the first chunk on
+        self._came = False
         self.limited: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -51,6 +52,7 @@ class Shadow:
             if newest is not None:
                 self._measure(newest)
             while self._waiting and self._waiting[0][0] <= self._next_ns:
+                self._came = True
                 self._accept(self._waiting.pop(0)[1])
             self._tick()
             self._next_ns += self._period_ns
@@ -73,9 +75,9 @@ class Shadow:
 
     def _tick(self) -> None:
         command = self._follower.tick(self._next_ns)
-        self.ticks += 1
+        self.ticks += self._came
         if command is None:
-            self.silent += 1
+            self.held.update(["no chunk could be followed"] * self._came)
         elif command.holding:
             self.held[kind(command.reason)] += 1
         else:

@@ -93,12 +93,14 @@ class Tally:
         }
 
     def _limits(self) -> dict:
-        ticks = max(1, self.shadow_ticks)
-        shares = {name: round(self.limited[name] / ticks, 4) for name in ("any", *BINDING)}
+
+        def share(count: int) -> float | None:
+            return round(count / self.shadow_ticks, 4) if self.shadow_ticks else None
+
         return {
-            "share_of_ticks": shares,
+            "share_of_ticks": {name: share(self.limited[name]) for name in ("any", *BINDING)},
             "largest_cut_mm": round(self.largest_cut_mm, 2),
-            "held_share": round(sum(self.held.values()) / ticks, 4),
+            "held_share": share(sum(self.held.values())),
             "held": dict(sorted(self.held.items())),
             "refused_chunks": dict(sorted(self.refused.items())),
         }

@@ -23,7 +23,17 @@ from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span, Tick
 from grids_ros.shown import COLOURS, LIFETIME_S, SPHERE_M, on_plane
 
 SPHERE_LIST = 7  # visualization_msgs/Marker.SPHERE_LIST
-MADE = ("action_chunk", "gripper_chunk", "sampled_points", "overlay/")
+
+
+def _windows(spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """What is copied for these spans, in order [ns]; windows that overlap are one, so that nothing is there twice."""
+    windows: list[tuple[int, int]] = []
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        start_ns, stop_ns = max(0, span.start_ns - BEFORE_NS), span.stop_ns + AFTER_NS
+        if windows and start_ns <= windows[-1][1]:
+            start_ns, stop_ns = windows[-1][0], max(windows.pop()[1], stop_ns)
+        windows.append((start_ns, stop_ns))
+    return windows
 
 
 class Annotated:
@@ -74,11 +84,10 @@ class Annotated:
                 self._copy(source, connection, spans)
 
     def _copy(self, source: Source, connection, spans: Sequence[Span]) -> None:
-        copy = None
-        for span in spans:
-            start_ns, stop_ns = max(0, span.start_ns - BEFORE_NS), span.stop_ns + AFTER_NS
-            if connection.topic.lstrip("/") == "instruction":
-                start_ns = None  # latched: what was said before the span holds in it
+        copy, windows = None, _windows(spans)
+        if connection.topic.lstrip("/") == "instruction":
+            windows = [(None, windows[-1][1])]  # latched: what was said before a span holds in it
+        for start_ns, stop_ns in windows:
             for _, at_ns, data in source.raw([connection], start_ns, stop_ns):
                 if copy is None:
                     copy = self._connection_like(connection, source)

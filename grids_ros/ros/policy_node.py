@@ -82,8 +82,6 @@ class PolicyNode(ManagedNode):
             f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._budget.tokens}"
         )
         self._streams = Streams(self, self._policy.cameras, settings)
-        self._chunk_publisher = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
-        self._gripper_publisher = self.create_publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
         self._points_publisher = self.create_publisher(MarkerArray, "sampled_points", qos.COMMAND)
         self._overlay_publishers = {
             name: self.create_publisher(Image, f"overlay/{name}/image_raw", qos.NEWEST) for name in self._policy.cameras
@@ -106,8 +104,7 @@ class PolicyNode(ManagedNode):
 
     def cleanup(self) -> None:
         kept = self.__dict__
-        publishers = [kept.pop(f"_{name}_publisher", None) for name in ("chunk", "gripper", "points")]
-        for publisher in (*publishers, *kept.pop("_overlay_publishers", {}).values()):
+        for publisher in (kept.pop("_points_publisher", None), *kept.pop("_overlay_publishers", {}).values()):
             if publisher is not None:
                 self.destroy_publisher(publisher)
         if "_heard" in kept:
@@ -121,6 +118,9 @@ class PolicyNode(ManagedNode):
     def activate(self) -> None:
         self._start_over()
         gc.collect()
+        # Not before: the follower refuses the chunks of two policies, and takes whoever may publish them for one.
+        self._chunk_publisher = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
+        self._gripper_publisher = self.create_publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
         gc.freeze()  # the model and the libraries stay: no later collection looks through them during an inference
         self._worker = Worker(self._infer, "inference")
         self._active = True
@@ -136,6 +136,8 @@ class PolicyNode(ManagedNode):
             self._active = False  # from here on nothing is published, whatever is still being computed
         self._worker.stop()
         self._worker, self._ticking = None, []
+        for publisher in (self._chunk_publisher, self._gripper_publisher):
+            self.destroy_publisher(publisher)
         gc.unfreeze()
 
     def close(self) -> None:
@@ -176,7 +178,9 @@ class PolicyNode(ManagedNode):
         try:
             observation = self._streams.observe(instruction, now_ns)
             started = time.perf_counter()
-            continuation = self._continuity.at(observation) if self.settings["join"] == "rtc" else None
+            continuation = None
+            if self.settings["join"] == "rtc":
+                continuation = self._continuity.at(observation, self._streams.held())
             output = self._policy.infer(observation, continuation=continuation)
             latency_s = time.perf_counter() - started
         except (NotReady, InputError) as error:
