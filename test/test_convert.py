@@ -409,6 +409,15 @@ def test_without_orbax_it_is_asked_for(tmp_path, capsys, monkeypatch):
     assert "pip install orbax-checkpoint" in refuse(capsys, tmp_path / "theirs", tmp_path / "out", *LIBERO)
 
 
+def test_how_long_a_chunk_is_must_be_said_by_somebody(tmp_path, capsys):
+    source = save_openpi(tmp_path / "theirs", pi0())
+    said = refuse(capsys, source, tmp_path / "out", *LIBERO, "--horizon", "6")
+    assert "--horizon is 6, the checkpoint says 5" in said
+    (source / "config.json").write_text("{}")
+    assert "give --horizon" in refuse(capsys, source, tmp_path / "out", *LIBERO)
+    assert convert(source, tmp_path / "ours", *LIBERO, "--horizon", "5").model.config.chunk_size == 5
+
+
 @pytest.mark.parametrize("leaf", [None, "value"])
 def test_a_jax_folder_as_orbax_writes_it(leaf, tmp_path):
     checkpointing = pytest.importorskip("orbax.checkpoint", reason="JAX checkpoints need Orbax")
@@ -418,8 +427,9 @@ def test_a_jax_folder_as_orbax_writes_it(leaf, tmp_path):
     save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
     tree = {"params": nested(jax_tree(model, weights), leaf)}
     checkpointing.PyTreeCheckpointer().save(os.path.abspath(tmp_path / "theirs" / "params"), tree)
-    checkpoint = convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO)
-    assert checkpoint.spec.sampler.tokens == 3
+    (tmp_path / "theirs" / "config.json").unlink()  # openpi's converter made it: JAX checkpoints have none
+    checkpoint = convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO, "--horizon", "5")
+    assert checkpoint.spec.sampler.tokens == 3 and checkpoint.model.config.chunk_size == 5
     wrapped = attached(checkpoint.model)
     assert torch.equal(wrapped.sampler.coordinate_mlp[0].weight, weights["scout_mlp.0.weight"])
     assert torch.equal(wrapped.projector.linear.weight, model.model.vlm.multi_modal_projector.linear.weight)

@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--convention", choices=CONVENTIONS, required=True, help="what states and actions mean")
     parser.add_argument("--rate", type=float, required=True, metavar="HZ", help="actions per second of the data")
+    parser.add_argument("--horizon", type=int, metavar="STEPS", help="of a chunk, where the checkpoint does not say")
     parser.add_argument(
         "--gripper", type=float, nargs=3, metavar=("CLOSED", "OPEN", "METRES"), help="its numbers, if not [m]"
     )
@@ -51,6 +52,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rate > 0.0:
         parser.error(f"--rate is {options.rate:g}, expected more than 0")
+    if options.horizon is not None and options.horizon < 1:
+        parser.error(f"--horizon is {options.horizon}, expected at least 1")
     if not 0.0 <= options.margin < 0.5:
         parser.error(f"--margin is {options.margin:g}, expected a value in [0, 0.5)")
     return options
@@ -72,7 +75,7 @@ def convert(options: argparse.Namespace) -> tuple[Found, Checkpoint]:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ConversionError(f"{options.out} holds something already, expected a folder that is empty or not there")
     folder = local(options.source)
-    found = find(folder)
+    found = with_horizon(find(folder), options.horizon)
     statistics = normalize(found, CONVENTIONS[options.convention], options)
     tokenizer = read_tokenizer(options.tokenizer, folder, found)
     weights, spec, variant = translate(found, options)
@@ -92,6 +95,21 @@ def convert(options: argparse.Namespace) -> tuple[Found, Checkpoint]:
         write_card(checkpoint, folder / "README.md")
         folder.rename(options.out)
     return found, checkpoint
+
+
+def with_horizon(found: Found, steps: int | None) -> Found:
+    """Every step of a chunk attends to every other: another number changes all of them.
+
+    Raises ConversionError when neither the checkpoint nor the caller says how many there are, or they disagree.
+    """
+    if found.chunk is None and steps is None:
+        raise ConversionError(
+            "this checkpoint does not say how many steps its chunks have: give --horizon, the action_horizon that it "
+            "was trained with (50 is openpi's default)"
+        )
+    if None not in (found.chunk, steps) and found.chunk != steps:
+        raise ConversionError(f"--horizon is {steps}, the checkpoint says {found.chunk}")
+    return replace(found, chunk=found.chunk or steps)
 
 
 def translate(found: Found, options: argparse.Namespace) -> tuple[dict[str, Lazy], PolicySpec, str | None]:

@@ -27,7 +27,8 @@ class Found:
     """A checkpoint of another project.
 
     kind: whose. tensors: by openpi's PyTorch names. cameras: the image features in the order of the model, each with
-    the name that the robot's camera had. action_names: of the numbers, where the checkpoint says them.
+    the name that the robot's camera had. action_names: of the numbers, where the checkpoint says them. chunk: steps of
+    it, None where nothing says.
     states, actions: how they are normalised, or None for a base that was never fine-tuned. periods: the shortest and
     the longest of the time embedding. tokenizer: where it comes from, as the checkpoint says.
     """
@@ -38,7 +39,7 @@ class Found:
     action_names: tuple[str, ...]
     states: Scale | None
     actions: Scale | None
-    chunk: int
+    chunk: int | None
     prompt_length: int
     denoising_steps: int
     periods: tuple[float, float]

@@ -43,7 +43,7 @@ def read(folder: Path) -> Found:
         action_names=(),
         states=states,
         actions=actions,
-        chunk=config.get("action_horizon", 50),
+        chunk=config.get("action_horizon"),
         prompt_length=48,
         denoising_steps=10,
         periods=(4e-3, 4.0),
