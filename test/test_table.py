@@ -158,6 +158,18 @@ def test_a_report_of_a_part_compares_what_both_have_and_says_what_is_missing(tmp
     assert "- dense-256, seed 0: bowl in distribution, bowl `light`, lift `all`, bowl `all`\n" in missing
 
 
+def test_the_report_says_what_the_common_start_was_trained_as(tmp_path):
+    settings = Settings(("bag",), steps=10, batch=4, episodes=102, start="dense_start, sha256 0123456789ab")
+    fill(tmp_path, better_ood, settings=settings)
+    start = {"steps": 400, "tokens": "dense", "start": {"steps": 2800, "tokens": "GridS-16", "start": {"steps": 9}}}
+    facts = {"start": start, "steps": 10, "batch": 4, "parameters": 5e6, "data": {"episodes": 7}, "wall_clock_s": 60.0}
+    path = run.training_file(tmp_path, Training(DENSE, 0))
+    path.parent.mkdir()
+    path.write_text(json.dumps({**facts, "threads": 2, "cores": 2}))
+    told = "(400 steps as dense, before that 2800 steps as GridS-16, before that 9 steps), on the same data"
+    assert f"beginning with the weights of `dense_start, sha256 0123456789ab` {told}" in markdown(read(tmp_path), {})
+
+
 def test_a_report_of_nothing_claims_nothing(tmp_path):
     fill(tmp_path, lambda cell: None)
     write(read(tmp_path), tmp_path / "results.md")

@@ -283,7 +283,7 @@ def test_a_start_carries_every_weight_over_and_words_by_their_spelling():
         for word, row in ours.items():
             wanted = known[name][theirs[word]] if word in theirs else before[name][row]
             assert torch.equal(tensor[row], wanted), (name, word)
-    assert fresh.provenance["start"] == {"steps": 7, "data": {"instructions": INSTRUCTIONS}}
+    assert fresh.provenance["start"] == {"tokens": "GridS-4", "steps": 7, "data": {"instructions": INSTRUCTIONS}}
 
 
 def _with_words(checkpoint):

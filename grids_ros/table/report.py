@@ -50,7 +50,7 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
 
 def _head(results: Results) -> list[str]:
     settings, plan = results.settings, results.plan
-    start = f"the weights of `{settings.start}`" if settings.start else "random weights"
+    start = f"the weights of `{settings.start}`{_lineage(results)}" if settings.start else "random weights"
     seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     return [
         "# What pruning costs",
@@ -67,6 +67,15 @@ def _head(results: Results) -> list[str]:
         "rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the intervals tell of "
         "new scenes, not of new trainings, and the counts of each seed stand beside them.",
     ]
+
+
+def _lineage(results: Results) -> str:
+    """What the common start was trained as, the latest first: a trunk remembers what read it."""
+    told, start = [], next((facts.get("start") for facts in results.trainings.values()), None)
+    while start:
+        told.append(f"{start['steps']} steps{' as ' + start['tokens'] if 'tokens' in start else ''}")
+        start = start.get("start")
+    return f" ({', before that '.join(told)})" if told else ""
 
 
 def _timing(results: Results) -> str:

@@ -27,6 +27,7 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"cameras are {has}, expected {wants}")
     theirs, ours = earlier.tokenizer.get_vocab(), checkpoint.tokenizer.get_vocab()
     shared = sorted(theirs.keys() & ours.keys())
+    label = earlier.spec.sampler.label if earlier.spec.sampler else "dense"
     if earlier.spec.sampler and not checkpoint.spec.sampler:
         detach(earlier.model)
     known = dict(earlier.model.named_parameters())
@@ -43,7 +44,8 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
                 raise CheckpointError(f"{name} has shape {list(known[name].shape)}, expected {list(tensor.shape)}")
     if fresh:
         place(checkpoint.model, fresh)
-    checkpoint.provenance["start"] = _facts(earlier, ("data", "start", "stages", "steps"))
+    facts = _facts(earlier, ("data", "start", "stages", "steps"))
+    checkpoint.provenance["start"] = {"tokens": label, **facts}
 
 
 def prune(dense: Checkpoint, name: str, tokens: int, seed: int) -> Checkpoint:
