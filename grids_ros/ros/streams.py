@@ -49,9 +49,11 @@ class Streams:
             return self._intake.observe(instruction, now_ns)
 
     def held(self) -> bool:
-        """Whether there is a follower, and it has not moved its command since this was asked last."""
+        """Whether there is a follower, and it had not moved its command between the last two observations.
+
+        To be asked once after each `observe`, which has taken in what came until then.
+        """
         with self._lock:
-            self._take({})
             still = self._commands.since()
         return still and self._node.count_publishers("target_pose") > 0
 

@@ -50,13 +50,14 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
 
 def _head(results: Results) -> list[str]:
     settings, plan = results.settings, results.plan
+    trained = "is to be trained" if results.missing else "is trained"
     start = f"the weights of `{settings.start}`{_lineage(results)}" if settings.start else "random weights"
     seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     return [
         "# What pruning costs",
         "",
         f"Written by `python -m grids_ros table` from {len(results.cells)} of {len(plan.cells())} cells; nothing in it "
-        f"by hand. Every variant is trained from {seeds}, beginning with {start}, on the same data, for "
+        f"by hand. Every variant {trained} from {seeds}, beginning with {start}, on the same data, for "
         f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all. What GridS "
         "has of its own (points that start on a grid, layer norm, a margin, `attraction`) came out of trials; its "
         "rivals had none and are as published, TokenLearner's maps alike at first. `attraction`, one of the losses, "
