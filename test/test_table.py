@@ -14,13 +14,13 @@ from grids_ros.sim.tasks import TASKS
 from grids_ros.sim.variation import KINDS
 from grids_ros.table import __main__ as program
 from grids_ros.table import run
-from grids_ros.table.plan import AS_RECORDED, DENSE, OURS, SAME_K, VARIANTS, Cell, Plan, Settings, Training
+from grids_ros.table.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, RIVALS, VARIANTS, Cell, Plan, Settings, Training
 from grids_ros.table.report import markdown, write
 from grids_ros.table.results import NO, UNDECIDED, YES, Count, Difference, overall, read
 from grids_ros.train.options import parse as parse_training
 
 SETTINGS = Settings(("bag",), steps=10, batch=4, episodes=102, start=None)
-PLAN = Plan((DENSE, OURS, *SAME_K), 2, ("lift", "bowl"), ("light", "all"))
+PLAN = Plan((DENSE, OURS, *RIVALS[OURS]), 2, ("lift", "bowl"), ("light", "all"))
 scenes = st.tuples(*[st.integers(0, 200)] * 4).filter(any)  # both succeed, the first, the second, neither
 
 # --- intervals ---------------------------------------------------------------------------------------------------
@@ -105,11 +105,14 @@ def test_the_report_of_a_whole_table_decides(tmp_path):
     write(read(tmp_path), tmp_path / "docs" / "results.md")
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "no worse than dense-256? **Yes.** 400 of 408 against 396 of 408: +1.0 points (" in text
-    assert "each of the four other pruners to 16 tokens? **Yes.**" in text and "- Better than average, 16: yes." in text
+    assert (
+        "each of the four other pruners to as many tokens? **Yes.**" in text
+        and "- Better than average, 16: yes." in text
+    )
     low, high = (100 * bound for bound in wilson(200, 204))
     assert f"| GridS-16 | 98.0 % ({low:.1f} to {high:.1f})<br>100 + 100 of 204 |" in text
     assert "72 of 72 cells" in text and "## Missing" not in text
-    assert text.count("; by seed +1.0 and +1.0.") == 1 and text.count("; by seed +39.2 and +39.2.") == len(SAME_K)
+    assert text.count("; by seed +1.0 and +1.0.") == 1 and text.count("; by seed +39.2 and +39.2.") == len(OTHERS)
     for name in ("success", "ood", "difference"):
         assert (tmp_path / "docs" / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"](results/{name}.png)" in text
@@ -118,8 +121,24 @@ def test_the_report_of_a_whole_table_decides(tmp_path):
 def test_one_pruner_that_is_as_good_leaves_it_undecided_and_a_better_one_denies_it(tmp_path):
     for successes, verdict in ((90, "Undecided"), (101, "No")):
         text = reported(tmp_path, lambda c, s=successes: s if c.training.variant == "average" else better_ood(c))
-        assert f"better than each of the four other pruners to 16 tokens? **{verdict}.**" in text
+        assert f"better than each of the four other pruners to as many tokens? **{verdict}.**" in text
         assert f"- Better than average, 16: {verdict.lower()}." in text and "- Better than fixed grid, 16: yes." in text
+
+
+def test_four_tokens_are_compared_with_four_tokens(tmp_path):
+    """GridS-4 beats every other pruner to 4 tokens, none of which is asked to beat those to 16."""
+
+    def few(cell):
+        return {**dict.fromkeys(RIVALS[FEW], 50), FEW: 80}.get(cell.training.variant, 95)
+
+    plan = Plan(tuple(VARIANTS), 2, ("lift",), ("all",))
+    fill(tmp_path, few, plan)
+    write(read(tmp_path), tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "is GridS-4 better than each of the four other pruners to as many tokens? **Yes.**" in text
+    assert "- Better than random keep, 4: yes. 160 of 204 against 100 of 204: +29.4 points (" in text
+    assert "| GridS-4 | random keep, 4 | +29.4 points (" in text and "| GridS-4 | random keep, 16 |" not in text
+    assert "is GridS-16 better than each of the four other pruners to as many tokens? **Undecided.**" in text
 
 
 def test_a_training_that_says_otherwise_leaves_it_undecided_however_sure_the_scenes_are(tmp_path):
@@ -131,7 +150,7 @@ def test_a_training_that_says_otherwise_leaves_it_undecided_however_sure_the_sce
         return better_ood(cell) - 10 * (cell.kind == AS_RECORDED)
 
     text = reported(tmp_path, torn)
-    assert "no worse than dense-256? **Undecided.**" in text and "to 16 tokens? **Undecided.**" in text
+    assert "no worse than dense-256? **Undecided.**" in text and "to as many tokens? **Undecided.**" in text
     assert "- Better than average, 16: undecided." in text and "- Better than fixed grid, 16: yes." in text
 
 
@@ -174,7 +193,7 @@ def test_a_report_of_nothing_claims_nothing(tmp_path):
     fill(tmp_path, lambda cell: None)
     write(read(tmp_path), tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
-    assert text.count("There are no cells to compare yet.") == 1 + len(SAME_K) and text.count("**Undecided.**") == 2
+    assert text.count("There are no cells to compare yet.") == 1 + len(OTHERS) and text.count("**Undecided.**") == 2
     assert "Yes" not in text and ".png" not in text and not list(tmp_path.rglob("*.png"))
 
 
@@ -264,7 +283,7 @@ def test_every_call_is_one_that_train_and_evaluate_understand(tmp_path, monkeypa
             assert options.start == tmp_path / "dense" and (options.steps, options.batch) == (10, 4)
         else:
             assert parse_evaluation(arguments).checkpoint.is_dir()
-    assert seen == {(k, "grids") for k in (0, 16, 4, 1)} | {(16, name) for name in SAME_K}
+    assert seen == {(k, "grids") for k in (0, 16, 4, 1)} | {(k, name) for k in (16, 4) for name in OTHERS}
 
 
 def test_other_settings_are_refused_and_a_larger_plan_is_added(tmp_path):

@@ -10,15 +10,21 @@ from grids_ros.evaluate.__main__ import FIRST_SEED
 from grids_ros.sim.tasks import TASKS
 from grids_ros.sim.variation import KINDS
 
-OURS, DENSE = "grids-16", "dense"
-SAME_K = ("fixed_grid", "average", "random_keep", "token_learner")  # what OURS should beat
+OURS, FEW, DENSE = "grids-16", "grids-4", "dense"
+OTHERS = ("fixed_grid", "average", "random_keep", "token_learner")  # pruners
+RIVALS = {OURS: OTHERS, FEW: tuple(f"{name}-4" for name in OTHERS)}  # to as many tokens, which each should beat
 VARIANTS: dict[str, tuple[str, ...]] = {  # to the options of `train`, in the order of the report
     DENSE: ("--tokens", "0"),
     OURS: ("--tokens", "16"),
-    "grids-4": ("--tokens", "4"),
+    FEW: ("--tokens", "4"),
     "grids-1": ("--tokens", "1"),
-    **{name: ("--tokens", "16", "--pruner", name) for name in SAME_K},
+    **{name: ("--tokens", "16", "--pruner", name) for name in OTHERS},
+    **{f"{name}-4": ("--tokens", "4", "--pruner", name) for name in OTHERS},
 }
+PAIRS = (  # whose difference is told: the first less the second
+    *((OURS, name) for name in (DENSE, FEW, "grids-1")),
+    *((ours, name) for ours, rivals in RIVALS.items() for name in rivals),
+)
 AS_RECORDED = "none"  # in the place of a kind of variation: in distribution
 PLACES = tuple(product(TASKS, (AS_RECORDED, *KINDS)))  # where a policy may be scored: task and kind
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grids_ros.table.plan import DENSE, OURS
+from grids_ros.table.plan import DENSE, FEW, OURS, PAIRS
 from grids_ros.table.results import MARGIN, Results, Which, in_distribution, out_of_distribution
 
-COLOURS = {DENSE: "0.35", OURS: "tab:blue", "grids-4": "tab:cyan", "grids-1": "tab:purple"}
+COLOURS = {DENSE: "0.35", OURS: "tab:blue", FEW: "tab:cyan", "grids-1": "tab:purple"}
 OTHER = "tab:orange"  # the pruners that GridS is compared with
-Panel = tuple[str, list[tuple[str, float, float, float]]]  # title; variant, value, low, high, as fractions
+Key = str | tuple[str, str]  # a variant, or a pair of them: the first less the second
+Panel = tuple[str, list[tuple[Key, float, float, float]]]  # title; key, value, low, high, as fractions
 
 
 def draw(results: Results, labels: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -25,11 +26,12 @@ def draw(results: Results, labels: Mapping[str, str], folder: Path) -> dict[str,
             results, [("in distribution", in_distribution), ("out of distribution", out_of_distribution)]
         ),
     }
+    told: dict[Key, str] = {**labels, **{pair: " less ".join(labels[name] for name in pair) for pair in PAIRS}}
     drawn = {name: [panel for panel in panels if panel[1]] for name, panels in pictures.items()}
     for name, panels in drawn.items():
         (folder / f"{name}.png").unlink(missing_ok=True)
         if panels:
-            _picture(panels, labels, name == "difference", folder / f"{name}.png")
+            _picture(panels, told, name == "difference", folder / f"{name}.png")
     return {name: f"{name}.png" for name, panels in drawn.items() if panels}
 
 
@@ -44,13 +46,12 @@ def _rates(results: Results, columns: Sequence[tuple[str, Which]]) -> list[Panel
 def _less(results: Results, columns: Sequence[tuple[str, Which]]) -> list[Panel]:
     panels = []
     for title, which in columns:
-        others = [name for name in results.plan.variants if name != OURS]
-        found = [(name, results.difference(OURS, name, which)) for name in others]
-        panels.append((title, [(name, *difference.interval) for name, difference in found if difference]))
+        found = [(pair, results.difference(*pair, which)) for pair in PAIRS]
+        panels.append((title, [(pair, *difference.interval) for pair, difference in found if difference]))
     return panels
 
 
-def _picture(panels: Sequence[Panel], labels: Mapping[str, str], differences: bool, picture: Path) -> None:
+def _picture(panels: Sequence[Panel], labels: Mapping[Key, str], differences: bool, picture: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -59,7 +60,8 @@ def _picture(panels: Sequence[Panel], labels: Mapping[str, str], differences: bo
     names = [name for name in labels if any(name == row[0] for _, rows in panels for row in rows)][::-1]
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    size = (1.6 + 2.6 * columns, lines * (1.0 + 0.3 * len(names)))
+    beside = 2.7 if differences else 1.6  # of the names
+    size = (beside + 2.6 * columns, lines * (1.0 + 0.3 * len(names)))
     figure, grid = plt.subplots(
         lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
     )
@@ -69,7 +71,7 @@ def _picture(panels: Sequence[Panel], labels: Mapping[str, str], differences: bo
             axis.axis("off")
     for axis, (title, rows) in zip(grid.flat, panels, strict=False):
         for name, value, low, high in rows:
-            y, colour = names.index(name), COLOURS.get(name, OTHER)
+            y, colour = names.index(name), COLOURS.get(name[0] if differences else name, OTHER)
             axis.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2)
             axis.plot(100 * value, y, "o", color=colour, markersize=5)
         axis.set(title=title, yticks=range(len(names)), yticklabels=[labels[name] for name in names])
@@ -83,7 +85,7 @@ def _picture(panels: Sequence[Panel], labels: Mapping[str, str], differences: bo
         else:
             axis.set_xlim(-3, 103)
     figure.supxlabel(
-        f"success of {labels[OURS]} less each [points], 95 %; dotted: the margin of “no worse”"
+        "difference in success [points], 95 % intervals; dotted: the margin of “no worse”"
         if differences
         else "success [%], 95 % intervals",
         fontsize="medium",

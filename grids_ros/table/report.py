@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grids_ros.files import write_whole
-from grids_ros.table.plan import AS_RECORDED, DENSE, OURS, SAME_K
+from grids_ros.table.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, PAIRS, RIVALS
 from grids_ros.table.plots import draw
 from grids_ros.table.results import (
     MARGIN,
@@ -19,8 +19,12 @@ from grids_ros.table.results import (
     overall,
 )
 
-LABELS = {DENSE: "dense-256", OURS: "GridS-16", "grids-4": "GridS-4", "grids-1": "GridS-1"}
-LABELS |= {name: f"{name.replace('_', ' ')}, 16" for name in SAME_K}
+LABELS = {DENSE: "dense-256", OURS: "GridS-16", FEW: "GridS-4", "grids-1": "GridS-1"}
+LABELS |= {
+    name: f"{pruner.replace('_', ' ')}, {tokens}"
+    for tokens, ours in ((16, OURS), (4, FEW))
+    for name, pruner in zip(RIVALS[ours], OTHERS, strict=True)
+}
 EMPTY = "–"
 
 
@@ -89,18 +93,25 @@ def _claims(results: Results) -> list[str]:
     verdict = results.no_worse(OURS, DENSE, in_distribution)
     lines.append(
         f"- In distribution, is {LABELS[OURS]} no worse than {LABELS[DENSE]}? **{_capital(verdict)}.** "
-        f"{_told(results, DENSE, in_distribution)} "
+        f"{_told(results, OURS, DENSE, in_distribution)} "
         f"(yes: the interval lies above −{100 * MARGIN:g} points and not below 0; no: it lies below 0; and no training "
         "by itself says otherwise.)"
     )
-    verdicts = {name: results.better(OURS, name, out_of_distribution) for name in SAME_K}
-    lines.append(
-        f"- Out of distribution, is {LABELS[OURS]} better than each of the four other pruners to 16 tokens? "
+    for ours, rivals in RIVALS.items():
+        if set(rivals) & set(results.plan.variants):
+            lines += _better_than_each(results, ours, rivals)
+    return lines
+
+
+def _better_than_each(results: Results, ours: str, rivals: Sequence[str]) -> list[str]:
+    verdicts = {name: results.better(ours, name, out_of_distribution) for name in rivals}
+    lines = [
+        f"- Out of distribution, is {LABELS[ours]} better than each of the four other pruners to as many tokens? "
         f"**{_capital(overall(list(verdicts.values())))}.** (yes: each interval lies above 0; no: one does not reach "
         "above it; and no training by itself says otherwise.)"
-    )
-    for name in SAME_K:
-        lines.append(f"  - Better than {LABELS[name]}: {verdicts[name]}. {_told(results, name, out_of_distribution)}")
+    ]
+    for name, verdict in verdicts.items():
+        lines.append(f"  - Better than {LABELS[name]}: {verdict}. {_told(results, ours, name, out_of_distribution)}")
     return lines
 
 
@@ -108,19 +119,19 @@ def _capital(word: str) -> str:
     return word[0].upper() + word[1:]
 
 
-def _told(results: Results, other: str, which: Which) -> str:
-    """OURS less another: pooled, then by seed, for trainings differ by more than scenes do."""
-    difference = results.difference(OURS, other, which)
+def _told(results: Results, name: str, other: str, which: Which) -> str:
+    """One less another: pooled, then by seed, for trainings differ by more than scenes do."""
+    difference = results.difference(name, other, which)
     if difference is None:
         return "There are no cells to compare yet."
     ours, theirs = difference.ours, difference.theirs
     part = "" if ours.cells == ours.planned else f", from {ours.cells} of {ours.planned} cells"
     pooled = f"{ours.successes} of {ours.episodes} against {theirs.successes} of {theirs.episodes}"
-    return f"{pooled}: {_points(difference)}{part}; by seed {_by_seed(results, other, which)}."
+    return f"{pooled}: {_points(difference)}{part}; by seed {_by_seed(results, name, other, which)}."
 
 
-def _by_seed(results: Results, other: str, which: Which) -> str:
-    found = results.by_seed(OURS, other, which)
+def _by_seed(results: Results, name: str, other: str, which: Which) -> str:
+    found = results.by_seed(name, other, which)
     return " and ".join(_signed(one.interval[0]) if one else EMPTY for one in found)
 
 
@@ -185,15 +196,14 @@ def _wrong(count: Count | None) -> str:
 
 
 def _differences(results: Results) -> list[str]:
-    if OURS not in results.plan.variants:
+    pairs = [pair for pair in PAIRS if set(pair) <= set(results.plan.variants)]
+    if not pairs:
         return []
-    lines = [f"## {LABELS[OURS]} less each other variant", ""]
     columns = [("in distribution", in_distribution), ("out of distribution", out_of_distribution)]
-    lines += _header(["less", *(name for name, _ in columns)])
-    for variant in results.plan.variants:
-        if variant != OURS:
-            found = [results.difference(OURS, variant, which) for _, which in columns]
-            lines.append(_row([LABELS[variant], *(_points(one) if one else EMPTY for one in found)]))
+    lines = ["## Differences in success", "", *_header(["variant", "less", *(name for name, _ in columns)])]
+    for pair in pairs:
+        found = [results.difference(*pair, which) for _, which in columns]
+        lines.append(_row([*(LABELS[name] for name in pair), *(_points(one) if one else EMPTY for one in found)]))
     return lines
 
 
