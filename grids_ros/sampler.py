@@ -144,8 +144,14 @@ def grid_centres(tokens: int) -> Tensor:
 
 
 def coordinate_embedding(channels: int) -> nn.Sequential:
-    """What is added to a token so that it says where it was read: (..., 2) to (..., channels)."""
-    return nn.Sequential(nn.Linear(2, EMBEDDING_HIDDEN), nn.ReLU(), nn.Linear(EMBEDDING_HIDDEN, channels))
+    """What is added to a token so that it says where it was read: (..., 2) to (..., channels).
+
+    Zero at first: a model that has learnt without it would take anything else for what it sees.
+    """
+    last = nn.Linear(EMBEDDING_HIDDEN, channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(2, EMBEDDING_HIDDEN), nn.ReLU(), last)
 
 
 class GridSampler(nn.Module):

@@ -97,7 +97,10 @@ class Likeness(torch.nn.Module):
 @pytest.mark.parametrize("name", PRUNERS)
 def test_each_adds_the_embedding_of_its_own_coordinates(name):
     pruner, features = build(BaselineConfig(name, 4, 5)), torch.randn(2, 4, 4, 5)
+    torch.testing.assert_close(pruner(features)[0], pruner.choose(features)[0], msg="nothing is added at first")
+    torch.nn.init.normal_(pruner.coordinate_embedding[-1].weight)
     tokens, coordinates = pruner(features)
+    assert (tokens != pruner.choose(features)[0]).any()
     torch.testing.assert_close(tokens - pruner.coordinate_embedding(coordinates), pruner.choose(features)[0])
 
 

@@ -97,7 +97,7 @@ def test_bfloat16_weights_act_as_float32_ones_of_the_same_values(guided):
         parameter.data = parameter.data.bfloat16()
     whole = copy.deepcopy(half).float()
     given_inputs = inputs(tiny(4))
-    guidance = Guidance(torch.ones(2, 6, 7), torch.rand(6, 7)) if guided else None
+    guidance = Guidance(torch.ones(1, 2, 6, 7), torch.rand(6, 7)) if guided else None
     have = ours(half, 3, guidance, **given_inputs)
     assert half.model.dit.layers[0].mlp.down_proj.weight.dtype == torch.bfloat16, "stored as they were"
     torch.testing.assert_close(have, ours(whole, 3, guidance, **given_inputs), rtol=1e-3, atol=1e-4)

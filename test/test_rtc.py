@@ -17,6 +17,7 @@ from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.policy import rtc
 from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask, steps_at
 from grids_ros.policy.runtime import Policy
+from grids_ros.policy.spaces import ABSOLUTE
 
 MS = NANOSECONDS // 1000
 
@@ -81,17 +82,34 @@ def test_the_guided_velocity_of_a_linear_field_is_the_closed_form(seed, t):
     rng = np.random.default_rng(seed)
     matrix, x, target = (torch.from_numpy(rng.normal(size=size)) for size in ((3, 3), (1, 4, 3), (1, 4, 3)))
     weights = torch.from_numpy(rng.uniform(size=(4, 3)))
-    have = Guidance(target, weights).velocity(lambda actions, _: actions @ matrix.T, x, t)
+    have = Guidance(target[None], weights).velocity(lambda actions, _: actions @ matrix.T, x, t)
     jacobian = torch.eye(3, dtype=torch.float64) - t * matrix
     pull = ((target - x @ jacobian.T) * weights) @ jacobian
     torch.testing.assert_close(have, x @ matrix.T - guidance_weight(t) * pull)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.0, 0.06), st.floats(0.0, 0.06), st.sampled_from([1.0, -1.0]))
+def test_chunks_of_a_tool_that_points_down_join_whichever_way_its_turn_is_written(before, beyond, sign):
+    """A turn of pi - before, as scipy writes it, and a policy that says pi + beyond, or its opposite: nearly the same
+    orientation, and between them lies nothing else."""
+    old = Rotation.from_rotvec([np.pi - before, 0.0, 0.0])
+    chunk = ActionChunk(0, 0.1 * np.arange(1, 13), np.zeros((12, 3)), old.as_quat()[None].repeat(12, 0), np.zeros(12))
+    now = dataclasses.replace(observation(), stamp_ns=100 * MS)
+    actions, mask = previous_actions(Continuation(chunk, 0.3), now, 12, 0.1, ABSOLUTE)
+    said = np.zeros((1, 12, 7))
+    said[..., 3] = sign * (np.pi + beyond)
+    weights = torch.from_numpy(np.tile(mask[:, None], 7))
+    joined = Guidance(torch.from_numpy(ABSOLUTE.ways(actions))[:, None], weights).close(torch.from_numpy(said))[0]
+    meant = Rotation.from_rotvec(joined[:, 3:6].numpy())
+    assert (meant * old.inv()).magnitude().max() < before + beyond + 1e-6
 
 
 # --- through the model -------------------------------------------------------------------------------------------
 
 
 def guided(checkpoint, given_inputs, target, weights, steps=3):
-    return ours(checkpoint.model, steps, Guidance(target, weights), **given_inputs)
+    return ours(checkpoint.model, steps, Guidance(target[None], weights), **given_inputs)
 
 
 def test_guidance_of_no_weight_is_plain_sampling_bit_for_bit():

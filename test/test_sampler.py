@@ -231,3 +231,12 @@ def test_fewer_tokens_are_the_first_of_all():
     for wrong in (0, 7):
         with pytest.raises(ValueError, match="expected 1 to 6"):
             sampler.use(wrong)
+
+
+def test_at_first_a_token_is_what_was_read_and_then_it_says_where():
+    sampler, features = GridSampler(SamplerConfig(tokens=3, channels=5)).eval(), torch.randn(2, 4, 6, 5)
+    tokens, coordinates = sampler(features)
+    read = sample_bilinear(features, coordinates, align_corners=True)
+    assert torch.equal(tokens, read)
+    torch.nn.init.normal_(sampler.coordinate_embedding[-1].weight)
+    torch.testing.assert_close(sampler(features)[0], read + sampler.coordinate_embedding(coordinates))

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import Pose
-from grids_ros.policy.spaces import ABSOLUTE, ACTIONS, STATES, STEPS, VECTOR
+from grids_ros.policy.spaces import (
+    ABSOLUTE,
+    ACTIONS,
+    FINGERS,
+    LIBERO_RADIANS,
+    STATES,
+    STEPS,
+    STEPS_LESS_STATE,
+    VECTOR,
+    turn_vectors,
+)
 
 number = st.floats(-1.0, 1.0)
 quaternion = st.tuples(*[number] * 4).filter(lambda q: np.linalg.norm(q) > 0.1).map(lambda q: q / np.linalg.norm(q))
@@ -59,3 +69,54 @@ def test_a_state_has_the_size_that_it_says_and_begins_with_the_position(space):
 def test_a_state_as_a_rotation_vector():
     turn = Rotation.from_rotvec([0.1, -0.2, 0.3])
     np.testing.assert_allclose(VECTOR.encode(Pose((0, 0, 0), turn.as_quat()), 0.06)[3:], [0.1, -0.2, 0.3, 0.06])
+
+
+# --- which of the two rotation vectors ---------------------------------------------------------------------------
+
+
+def quat_to_axis_angle(quaternion):
+    """As LIBERO's states are made: the angle is 2 acos(w), from 0 to 2 pi (robosuite's transform_utils)."""
+    axis, w = np.array(quaternion[:3]), quaternion[3]
+    return axis * 2.0 * np.arccos(w) / np.sqrt(1.0 - w * w)
+
+
+@settings(max_examples=60, deadline=None)
+@given(quaternion.filter(lambda q: abs(q[3]) < 0.99), st.tuples(*[st.floats(-0.3, 0.3)] * 3))
+def test_a_turn_is_written_as_data_nearby_has_it_whatever_the_sign_of_the_quaternion(seen, shift):
+    recorded = quat_to_axis_angle(seen)
+    for sign in (1.0, -1.0):
+        written = turn_vectors(sign * seen, recorded + shift)
+        np.testing.assert_allclose(written, recorded, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", [VECTOR, FINGERS])
+def test_states_past_half_a_turn_are_those_that_the_policy_was_taught(space):
+    tool = np.array([1.0, 0.0, 0.0, -0.03])
+    tool /= np.linalg.norm(tool)
+    mean = np.array([0.5, 0.0, 0.3, 3.1, 0.0, 0.0, 0.04, -0.04])[: space.size]
+    state = space.about(mean).encode(Pose((0.5, 0.0, 0.3), tool), 0.06)
+    np.testing.assert_allclose(state[3:6], quat_to_axis_angle(tool), atol=1e-9)
+    assert state[3] > np.pi > abs(space.encode(Pose((0.5, 0.0, 0.3), tool), 0.06)[3])
+
+
+def test_what_is_added_back_to_a_policy_s_actions_is_what_was_taken_away():
+    """pi0_libero says steps less its state: one that says "stay" must not turn the tool over."""
+    tool = np.array([1.0, 0.0, 0.0, -0.03])
+    tool /= np.linalg.norm(tool)
+    pose, state = Pose((0.5, 0.0, 0.3), tool), np.array([0.5, 0.0, 0.3, *quat_to_axis_angle(tool), 0.0])
+    stay = -np.array([0.05, 0.05, 0.05, *[LIBERO_RADIANS] * 3, 0.0]) * state
+    mean = np.array([0.5, 0.0, 0.3, 3.1, 0.0, 0.0, 0.0, 0.0])
+    chunk = STEPS_LESS_STATE.about(mean, -mean[:7]).to_chunk(0, pose, np.tile(stay, (3, 1)), 0.1)
+    np.testing.assert_allclose(chunk.positions, np.tile(pose.position, (3, 1)), atol=1e-9)
+    turned = Rotation.from_quat(chunk.quaternions) * Rotation.from_quat(tool).inv()
+    assert turned.magnitude().max() < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(ACTIONS.values())), quaternion, quaternion)
+def test_every_way_of_writing_an_action_means_the_same_chunk(space, start, target):
+    pose = Pose((0.4, -0.1, 0.2), start)
+    ways = space.ways(space.to_actions(pose, np.ones((1, 3)), np.array([target]), np.ones(1)))
+    for actions in ways:
+        turned = Rotation.from_quat(space.to_chunk(0, pose, actions, 0.1).quaternions[0])
+        assert (turned * Rotation.from_quat(target).inv()).magnitude() < 1e-6

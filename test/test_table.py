@@ -3,6 +3,7 @@
 import json
 import os
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -280,6 +281,7 @@ def test_every_call_is_one_that_train_and_evaluate_understand(tmp_path, monkeypa
         if name == "train":
             options = parse_training(arguments, "")
             seen.add((options.tokens, options.pruner))
+            assert (options.attraction > 0.0) == (options.pruner == "grids"), "what GridS has of its own"
             assert options.start == tmp_path / "dense" and (options.steps, options.batch) == (10, 4)
         else:
             assert parse_evaluation(arguments).checkpoint.is_dir()
@@ -295,14 +297,21 @@ def test_other_settings_are_refused_and_a_larger_plan_is_added(tmp_path):
 
 
 def test_another_start_of_the_same_name_makes_another_table(tmp_path):
-    names = set()
+    names, start = set(), tmp_path / "start"
+    start.mkdir()
+    (start / "grids.json").write_text('{"sampler": null}')
     for weights in (b"one", b"two"):
-        (tmp_path / "start").mkdir(exist_ok=True)
-        (tmp_path / "start" / "model.safetensors").write_bytes(weights)
-        names.add(program.identity(tmp_path / "start"))
+        (start / "model.safetensors").write_bytes(weights)
+        names.add(program.start_of(start))
     assert len(names) == 2 and all(name.startswith("start, sha256 ") for name in names)
+    (start / "model.safetensors").unlink()
     with pytest.raises(run.TableError, match=r"model\.safetensors"):
-        program.identity(tmp_path)
+        program.start_of(start)
+
+
+def test_a_start_with_a_sampler_is_refused_for_one_variant_would_begin_with_it():
+    with pytest.raises(run.TableError, match="it has a sampler of 16 tokens.*expected a dense one"):
+        program.start_of(Path("models/demo"))
 
 
 def test_two_never_work_on_one_folder(tmp_path):

@@ -103,6 +103,12 @@ class Checkpoint:
         nested = self.provenance.get("stages", [{}])[-1].get("nested", ())
         return tuple(sorted({self.spec.sampler.tokens, *nested}))
 
+    @property
+    def spaces(self) -> tuple[StateSpace, ActionSpace]:
+        """What its states and actions mean, orientations written as in the data that it is normalised by."""
+        means = self.normalization.state_mean, self.normalization.action_mean
+        return self.spec.state.about(means[0]), self.spec.action.about(*means)
+
     def prompt(self) -> Prompt:
         """How this policy's instructions become token ids."""
         return Prompt(

@@ -71,7 +71,7 @@ class Engine:
         """
         tokens = tokens_per_camera(self._model)
         ids, mask = self._trim(input_ids, attention_mask, pixels.shape[1] * tokens)
-        bound = (guidance.target, guidance.weights) if guidance else (None, None)
+        bound = (guidance.targets, guidance.weights) if guidance else (None, None)
         inputs = (pixels.to(self.dtype), ids, mask, state.to(self.dtype), noise, *bound)
         infer = self._infer if self._graphs is None else self._graphs.setdefault(tokens, Graphs(self._infer))
         actions, self.coordinates = infer(*map(self._upload, inputs))
@@ -81,9 +81,9 @@ class Engine:
         """Of up to `longest` tokens: lengths of text that, each run once, leave nothing to be prepared later."""
         return (longest,) if self._graphs is None else range(longest, 0, -self._bucket)
 
-    def _infer(self, pixels, ids, mask, state, noise, target, weights) -> tuple[Tensor, Tensor | None]:
-        """Of what is on the device; target, weights: of the guidance, or None."""
-        guidance = None if target is None else Guidance(target, weights)
+    def _infer(self, pixels, ids, mask, state, noise, targets, weights) -> tuple[Tensor, Tensor | None]:
+        """Of what is on the device; targets, weights: of the guidance, or None."""
+        guidance = None if targets is None else Guidance(targets, weights)
         wrapped = attached(self._model)
         actions = self.act(*self.read(self.see(pixels), ids, mask), state, noise, guidance)
         return actions, wrapped.coordinates if wrapped else None

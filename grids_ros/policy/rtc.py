@@ -33,11 +33,19 @@ FREE = 0.5  # of a chunk, its end, is never bound: the paper's execution horizon
 class Guidance:
     """What the flow is drawn to, in the model's normalised actions.
 
-    target: shape (B, n, action_dim). weights: shape (n, action_dim), in [0, 1]; 0 leaves the flow alone.
+    targets: shape (ways, B, n, action_dim), each way of writing the same actions; every step is drawn to the nearest.
+    weights: shape (n, action_dim), in [0, 1]; 0 leaves the flow alone.
     """
 
-    target: Tensor
+    targets: Tensor
     weights: Tensor
+
+    def nearest(self, actions: Tensor) -> Tensor:
+        """Of the targets, step by step, the one nearest to `actions`: (B, n, action_dim)."""
+        if len(self.targets) == 1:
+            return self.targets[0]
+        apart = (self.targets - actions).square().sum(-1, keepdim=True)
+        return self.targets.take_along_dim(apart.argmin(0, keepdim=True), 0)[0]
 
     def velocity(self, field: Callable[[Tensor, float], Tensor], actions: Tensor, t: float) -> Tensor:
         """The velocity of the guided flow at `actions`, shape (B, n, action_dim), and time t in (0, 1].
@@ -49,13 +57,13 @@ class Guidance:
             actions = actions.detach().requires_grad_(True)
             velocity = field(actions, t)
             predicted = actions - t * velocity
-            error = (self.target - predicted) * self.weights
+            error = (self.nearest(predicted) - predicted) * self.weights
             pull = torch.autograd.grad(predicted, actions, error.detach())[0]
         return velocity.detach() - guidance_weight(t) * pull
 
     def close(self, actions: Tensor) -> Tensor:
         """The flow's result, shape (B, n, action_dim), brought to the target by the weights."""
-        return actions + self.weights * (self.target - actions)
+        return actions + self.weights * (self.nearest(actions) - actions)
 
 
 def guidance_weight(t: float) -> float:

@@ -151,8 +151,8 @@ class Policy:
         ids, mask = self._encode(observation.instruction)
         config = self._model.config
         normalization = self._checkpoint.normalization
-        spec = self._checkpoint.spec
-        state = normalization.normalize_state(spec.state.encode(observation.pose, observation.gripper))
+        states, meant = self._checkpoint.spaces
+        state = normalization.normalize_state(states.encode(observation.pose, observation.gripper))
         shape = (1, config.chunk_size, config.max_action_dim)
         start = torch.zeros(shape)
         if seed is not None:
@@ -171,18 +171,20 @@ class Policy:
         ended = time.perf_counter()
         actions = normalization.denormalize_actions(actions)
         return PolicyOutput(
-            chunk=spec.action.to_chunk(observation.stamp_ns, observation.pose, actions, spec.step_s),
+            chunk=meant.to_chunk(observation.stamp_ns, observation.pose, actions, self._checkpoint.spec.step_s),
             coordinates=self._coordinates(observation),
             latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
         )
 
     def _guidance(self, observation: Observation, continuation: Continuation) -> Guidance:
         """The previous chunk in this model's terms; what pads the actions to PI0's width is left alone."""
-        config, spec = self._model.config, self._checkpoint.spec
-        actions, mask = previous_actions(continuation, observation, config.chunk_size, spec.step_s, spec.action)
-        target = preprocess.pad(self._checkpoint.normalization.normalize_actions(actions), config.max_action_dim)
+        config, (_, space) = self._model.config, self._checkpoint.spaces
+        step_s = self._checkpoint.spec.step_s
+        actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s, space)
+        ways = self._checkpoint.normalization.normalize_actions(space.ways(actions))
+        targets = preprocess.pad(ways, config.max_action_dim)
         weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
-        return Guidance(torch.from_numpy(target)[None], torch.from_numpy(weights).float())
+        return Guidance(torch.from_numpy(targets)[:, None], torch.from_numpy(weights).float())
 
     def _coordinates(self, observation: Observation) -> dict[str, np.ndarray]:
         """Where the last inference looked, as fractions of each camera's own image."""

@@ -2,12 +2,16 @@
 
 The follower commands poses of the tool and nothing else, so these are the meanings there are, in metres and radians.
 A checkpoint says its two in words; words that are not here are refused, not guessed.
+
+A rotation of angle a about an axis is one of 2 pi - a about its opposite, too. scipy gives the smaller of the two, and
+a tool that points straight down stands where they change over. Data may hold either: robosuite's quat2axisangle, and
+so LIBERO, goes up to 2 pi. So whole orientations are written as the checkpoint's own data has them, see `around`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -15,56 +19,125 @@ from scipy.spatial.transform import Rotation
 from grids_ros.datatypes import ActionChunk, Pose
 from grids_ros.policy.preprocess import STATE_DIM, to_actions, to_chunk, to_state
 
+TURN = slice(3, 6)  # of states and actions: where the rotation vector stands, if they have one
+NOWHERE = np.zeros(3)
+
 
 @dataclass(frozen=True)
 class StateSpace:
-    """meaning: in words. size: how many numbers. encode: of the measured pose and gripper opening [m], (size,)."""
+    """meaning: in words. size: how many numbers. encoded: what `encode` does, told `around` as well.
+
+    around: (3,) [rad], the rotation vector near which orientations are written.
+    """
 
     meaning: str
     size: int
-    encode: Callable[[Pose, float], np.ndarray]
+    encoded: Callable[[Pose, float, np.ndarray], np.ndarray]
+    around: np.ndarray = field(default_factory=lambda: NOWHERE, compare=False)
+
+    def encode(self, pose: Pose, gripper: float) -> np.ndarray:
+        """Of the measured pose and gripper opening [m]: (size,)."""
+        return self.encoded(pose, gripper, self.around)
+
+    def about(self, state_mean: np.ndarray) -> StateSpace:
+        """The same, written as in data of this mean."""
+        return replace(self, around=state_mean[TURN])
 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """Actions of ACTION_DIM numbers, and the chunk that they mean; each function is the other's inverse.
+    """Actions of ACTION_DIM numbers, and the chunk that they mean.
 
-    to_actions: measured pose, target positions (n, 3), quaternions (n, 4), openings (n,) to (n, 7).
-    to_chunk: stamp [ns], measured pose, actions (n, 7), time between steps [s] to the chunk.
+    forth, back: what `to_actions` and `to_chunk` do, told `around` as well. whole: actions are whole orientations.
+    around: (3,) [rad], as in StateSpace; of the state where that is a part of the actions.
     """
 
     meaning: str
-    to_actions: Callable[[Pose, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    to_chunk: Callable[[int, Pose, np.ndarray, float], ActionChunk]
+    forth: Callable[[Pose, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    back: Callable[[int, Pose, np.ndarray, float, np.ndarray], ActionChunk]
+    whole: bool = False
+    around: np.ndarray = field(default_factory=lambda: NOWHERE, compare=False)
+
+    def to_actions(self, pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+        """Measured pose, target positions (n, 3), quaternions (n, 4), openings (n,) [m] to actions (n, 7)."""
+        return self.forth(pose, positions, quaternions, gripper, self.around)
+
+    def to_chunk(self, stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
+        """Stamp, measured pose, actions (n, 7), time between steps to the chunk. Inverse of `to_actions`."""
+        return self.back(stamp_ns, pose, actions, step_s, self.around)
+
+    def about(self, state_mean: np.ndarray, action_mean: np.ndarray) -> ActionSpace:
+        """The same, written as in data of these means."""
+        return replace(self, around=(action_mean if self.whole else state_mean)[TURN])
+
+    def ways(self, actions: np.ndarray) -> np.ndarray:
+        """Every way of writing actions (n, 7) that mean the same, (ways, n, 7)."""
+        if not self.whole:
+            return actions[None]
+        other = actions.copy()
+        other[:, TURN] = other_way(actions[:, TURN])
+        return np.stack([actions, other])
 
 
-def _vector_state(pose: Pose, gripper: float) -> np.ndarray:
-    return np.concatenate([pose.position, Rotation.from_quat(pose.quaternion).as_rotvec(), [gripper]])
+def other_way(turns: np.ndarray) -> np.ndarray:
+    """Rotation vectors (..., 3) [rad] of the same rotations, about the opposite axes; what does not turn stays."""
+    angles = np.linalg.norm(turns, axis=-1, keepdims=True)
+    return np.where(angles > 0.0, turns * (1.0 - 2.0 * np.pi / np.where(angles > 0.0, angles, 1.0)), turns)
 
 
-def _fingers_state(pose: Pose, gripper: float) -> np.ndarray:
-    return np.concatenate([_vector_state(pose, gripper)[:-1], [gripper / 2.0, -gripper / 2.0]])
-
-
-def _to_absolute(pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+def turn_vectors(quaternions: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Quaternions (..., 4) to rotation vectors (..., 3) [rad], of the two that each has the one nearer to `around`."""
     turns = Rotation.from_quat(quaternions).as_rotvec()
+    others = other_way(turns)
+    nearer = np.linalg.norm(others - around, axis=-1) < np.linalg.norm(turns - around, axis=-1)
+    return np.where(nearer[..., None], others, turns)
+
+
+def _matrix_state(pose: Pose, gripper: float, around: np.ndarray) -> np.ndarray:
+    return to_state(pose, gripper)
+
+
+def _vector_state(pose: Pose, gripper: float, around: np.ndarray) -> np.ndarray:
+    return np.concatenate([pose.position, turn_vectors(pose.quaternion, around), [gripper]])
+
+
+def _fingers_state(pose: Pose, gripper: float, around: np.ndarray) -> np.ndarray:
+    return np.concatenate([_vector_state(pose, gripper, around)[:-1], [gripper / 2.0, -gripper / 2.0]])
+
+
+def _to_relative(
+    pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray, around: np.ndarray
+) -> np.ndarray:
+    return to_actions(pose, positions, quaternions, gripper)
+
+
+def _from_relative(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float, around: np.ndarray) -> ActionChunk:
+    return to_chunk(stamp_ns, pose, actions, step_s)
+
+
+def _to_absolute(
+    pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray, around: np.ndarray
+) -> np.ndarray:
+    turns = turn_vectors(quaternions, around)
     return np.concatenate([positions, turns, np.reshape(gripper, (-1, 1))], axis=1)
 
 
-def _from_absolute(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
+def _from_absolute(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float, around: np.ndarray) -> ActionChunk:
     turns = Rotation.from_rotvec(actions[:, 3:6]).as_quat()
     times = step_s * np.arange(1, len(actions) + 1)
     return ActionChunk(stamp_ns, times, actions[:, :3], turns, actions[:, 6])
 
 
-def _to_steps(pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
+def _to_steps(
+    pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray, around: np.ndarray
+) -> np.ndarray:
     moves = np.diff(positions, axis=0, prepend=pose.position[None])
     turned = Rotation.from_quat(np.concatenate([pose.quaternion[None], quaternions]))
     turns = (turned[1:] * turned[:-1].inv()).as_rotvec()
     return np.concatenate([moves, turns, np.reshape(gripper, (-1, 1))], axis=1)
 
 
-def _from_steps(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
+def _from_steps(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float, around: np.ndarray) -> ActionChunk:
     reached, quaternions = Rotation.from_quat(pose.quaternion), []
     for turn in Rotation.from_rotvec(actions[:, 3:6]):
         reached = turn * reached
@@ -74,24 +147,28 @@ def _from_steps(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -
     return ActionChunk(stamp_ns, times, positions, np.array(quaternions), actions[:, 6])
 
 
-def _less_state(pose: Pose) -> np.ndarray:
-    turn = Rotation.from_quat(pose.quaternion).as_rotvec()
+def _less_state(pose: Pose, around: np.ndarray) -> np.ndarray:
+    turn = turn_vectors(pose.quaternion, around)
     return np.concatenate([LIBERO_METRES * pose.position, LIBERO_RADIANS * turn, [0.0]])
 
 
-def _to_steps_less_state(pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
-    return _to_steps(pose, positions, quaternions, gripper) - _less_state(pose)
+def _to_steps_less_state(
+    pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray, around: np.ndarray
+) -> np.ndarray:
+    return _to_steps(pose, positions, quaternions, gripper, around) - _less_state(pose, around)
 
 
-def _from_steps_less_state(stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
-    return _from_steps(stamp_ns, pose, actions + _less_state(pose), step_s)
+def _from_steps_less_state(
+    stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float, around: np.ndarray
+) -> ActionChunk:
+    return _from_steps(stamp_ns, pose, actions + _less_state(pose, around), step_s, around)
 
 
 LIBERO_METRES, LIBERO_RADIANS = 0.05, 0.5  # what 1 is worth to robosuite's OSC_POSE controller
 MATRIX = StateSpace(
     "position 3 [m] | rotation matrix columns 1, 2 (6) | gripper opening 1 [m]; tool frame in base frame",
     STATE_DIM,
-    to_state,
+    _matrix_state,
 )
 VECTOR = StateSpace(
     "position 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; tool frame in base frame", 7, _vector_state
@@ -105,13 +182,14 @@ FINGERS = StateSpace(
 RELATIVE = ActionSpace(
     "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; "
     "of the target, relative to the measured tool pose at the observation, in base axes; gripper absolute",
-    to_actions,
-    to_chunk,
+    _to_relative,
+    _from_relative,
 )
 ABSOLUTE = ActionSpace(
     "position 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; of the target, in base frame",
     _to_absolute,
     _from_absolute,
+    whole=True,
 )
 STEPS = ActionSpace(
     "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; of the target, relative to the target of the "

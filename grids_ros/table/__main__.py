@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -52,13 +53,22 @@ def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def identity(checkpoint: Path) -> str:
-    """Name and digest: another one of the same name makes another table. Raises TableError when it has no weights."""
+def identity(folder: Path, file: str) -> str:
+    """Name of a folder and digest of what tells it apart: another one of the same name makes another table."""
+    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    return f"{folder.resolve().name}, sha256 {digest[:12]}"
+
+
+def start_of(checkpoint: Path) -> str:
+    """Identity of what every variant starts with. Raises TableError for one that is not dense, or cannot be read."""
     try:
-        digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
-    except OSError as error:
-        raise TableError(f"--start {checkpoint}: {error}") from error
-    return f"{checkpoint.resolve().name}, sha256 {digest[:12]}"
+        sampler = json.loads((checkpoint / "grids.json").read_text())["sampler"]
+        if sampler:
+            pruned = f"it has a sampler of {sampler['tokens']} tokens, which one variant would begin with"
+            raise TableError(f"--start {checkpoint}: {pruned}; expected a dense one, as `train --tokens 0` makes it")
+        return identity(checkpoint, "model.safetensors")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TableError(f"--start {checkpoint}: {type(error).__name__}: {error}") from error
 
 
 def work(options: argparse.Namespace) -> None:
@@ -67,9 +77,9 @@ def work(options: argparse.Namespace) -> None:
         bags = find_bags(options.bags)
     except ValueError as error:
         raise TableError(error) from error
-    start = identity(options.start) if options.start else None
-    names = tuple(bag.name for bag in bags)
-    settings = Settings(names, options.steps, options.batch, options.episodes, start)
+    start = start_of(options.start) if options.start else None
+    data = tuple(identity(bag, "metadata.yaml") for bag in bags)  # which says when it was begun, and how much it holds
+    settings = Settings(data, options.steps, options.batch, options.episodes, start)
     kinds = chosen(options.ood, KINDS)
     plan = Plan(chosen(options.variants, VARIANTS), options.seeds, chosen(options.tasks, TASKS), kinds)
     Work(options.out, settings, bags, options.start, Machine(options.workers, options.threads)).run(plan)

@@ -18,8 +18,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # to the options of `train`, in the or
     OURS: ("--tokens", "16"),
     FEW: ("--tokens", "4"),
     "grids-1": ("--tokens", "1"),
-    **{name: ("--tokens", "16", "--pruner", name) for name in OTHERS},
-    **{f"{name}-4": ("--tokens", "4", "--pruner", name) for name in OTHERS},
+    **{name: ("--tokens", "16", "--pruner", name, "--attraction", "0") for name in OTHERS},
+    **{f"{name}-4": ("--tokens", "4", "--pruner", name, "--attraction", "0") for name in OTHERS},
 }
 PAIRS = (  # whose difference is told: the first less the second
     *((OURS, name) for name in (DENSE, FEW, "grids-1")),
@@ -58,8 +58,8 @@ class Cell:
 class Settings:
     """What is the same in all of the table; its JSON files mean nothing beside others.
 
-    data: names of the bags. steps, batch: of a training. episodes: of a cell. start: name of the checkpoint that every
-    training starts from, with the digest of its weights, or None.
+    data: names of the bags, with digests. steps, batch: of a training. episodes: of a cell. start: name of the
+    checkpoint that every training starts from, with the digest of its weights, or None.
     """
 
     data: tuple[str, ...]

@@ -63,9 +63,8 @@ def _head(results: Results) -> list[str]:
         f"Written by `python -m grids_ros table` from {len(results.cells)} of {len(plan.cells())} cells; nothing in it "
         f"by hand. Every variant {trained} from {seeds}, beginning with {start}, on the same data, for "
         f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all. What GridS "
-        "has of its own (points that start on a grid, layer norm, a margin, `attraction`) came out of trials; its "
-        "rivals had none and are as published, TokenLearner's maps alike at first. `attraction`, one of the losses, "
-        "acts only where something learnt moves the coordinates, as in these two.",
+        "has of its own (points that start on a grid, layer norm, a margin, and `attraction`, a loss that draws its "
+        "points to the objects) came out of trials; its rivals had none and are as published, without it.",
         "",
         f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}. All variants "
         "meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: Wilson's for a "

@@ -98,7 +98,7 @@ def window_of(checkpoint: Checkpoint) -> Window:
     """How bags are cut into samples for this policy."""
     spec, config = checkpoint.spec, checkpoint.model.config
     side = config.vlm_config.vision_config.image_size
-    return Window(spec.cameras, side, config.chunk_size, spec.step_s, spec.state, spec.action)
+    return Window(spec.cameras, side, config.chunk_size, spec.step_s, *checkpoint.spaces)
 
 
 def read(bags: Sequence[Path], settings: Settings, window: Window, workers: int) -> Samples:
