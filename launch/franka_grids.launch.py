@@ -66,11 +66,18 @@ def _flag(value: str) -> bool:
 
 
 def _names_checkpoint(params_file: str) -> bool:
-    """Whether the policy's checkpoint is among its parameters in this file."""
+    """Whether the policy's checkpoint is among its parameters in this file, however deep its namespace is nested."""
+
+    def found(name: str, content) -> bool:
+        if not isinstance(content, dict):
+            return False
+        inside = content.get("ros__parameters") or {}
+        if name.rpartition("/")[2] in ("grids_policy", "**") and "checkpoint" in inside:
+            return True
+        return any(found(key, value) for key, value in content.items() if key != "ros__parameters")
+
     with open(params_file) as file:
-        sections = yaml.safe_load(file) or {}
-    for_policy = [values for name, values in sections.items() if name.rpartition("/")[2] in ("grids_policy", "**")]
-    return any("checkpoint" in ((values or {}).get("ros__parameters") or {}) for values in for_policy)
+        return found("", yaml.safe_load(file))
 
 
 def _nodes(context) -> list:

@@ -116,10 +116,11 @@ class Ros:
             DiagnosticArray, "/diagnostics", lambda array: self.statuses.extend(array.status), qos.DIAGNOSTICS
         )
 
-    def start(self, node_class, **settings):
-        """A node under test with these parameters, spinning."""
+    def start(self, node_class, cli_args=None, **settings):
+        """A node under test with these parameters, spinning. cli_args: as on the command line."""
         overrides = [Parameter(name, value=value) for name, value in settings.items()]
-        node = self.under_test.do(lambda: node_class(context=self.context, parameter_overrides=overrides))
+        made = {"context": self.context, "parameter_overrides": overrides, "cli_args": cli_args}
+        node = self.under_test.do(lambda: node_class(**made))
         self._nodes.append(node)
         self.under_test.executor.add_node(node)
         return node
@@ -164,9 +165,10 @@ class Ros:
 
     def close(self) -> None:
         """End everything."""
+        spinning = self.context.ok() and not self.under_test.error  # unless a node has ended everything
         for node in self._nodes:
-            node.close() if self.under_test.error else self.under_test.do(node.close)
-        rclpy.shutdown(context=self.context)
+            self.under_test.do(node.close) if spinning else node.close()
+        self.context.try_shutdown()
         self.under_test.stop()
         self._bench_spinner.stop()
         for node in (*self._nodes, self.bench):
@@ -257,9 +259,9 @@ def say(ros: Ros, instruction: str):
 
 
 class Cameras:
-    """Cameras on the bench at 20 Hz. `change[name]` may alter a message, or return None to keep it back."""
+    """Cameras on the bench. `change[name]` may alter a message, or return None to keep it back."""
 
-    def __init__(self, ros: Ros, names: tuple[str, ...] = ("base", "wrist"), compressed: bool = False):
+    def __init__(self, ros: Ros, names: tuple[str, ...] = ("base", "wrist"), compressed: bool = False, rate_hz=20.0):
         self._ros, self._compressed = ros, compressed
         self.change: dict[str, Callable] = {}
         suffix, message_type = ("/compressed", CompressedImage) if compressed else ("", Image)
@@ -268,7 +270,7 @@ class Cameras:
         }
         self._picture = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
         self._png = cv2.imencode(".png", self._picture[:, :, ::-1])[1].tobytes()
-        ros.bench.create_timer(0.05, self._publish)
+        ros.bench.create_timer(1.0 / rate_hz, self._publish)
 
     def _publish(self) -> None:
         now_ns = self._ros.now_ns()

@@ -430,6 +430,21 @@ def test_a_clock_that_goes_back_is_survived():
     assert not run(f, 5 * NANOSECONDS + 20 * MS, 1, HOME)[0].holding
 
 
+def test_after_a_clock_that_went_back_the_arm_that_is_there_now_is_not_pulled_to_where_the_last_one_was():
+    """A simulation that was reset with its clock: another pose, and a hand that was never told to open."""
+    f = follower()
+    f.measure(100 * NANOSECONDS, HOME)
+    f.accept(chunk(100 * NANOSECONDS), 100 * NANOSECONDS)
+    before = run(f, 100 * NANOSECONDS, 3, HOME)
+    assert [command.gripper for command in before] == [GRIPPER.open, None, None]
+    elsewhere = Pose(HOME.position + (0.2, 0.0, 0.0), HOME.quaternion)
+    after = run(f, 5 * NANOSECONDS, 3, elsewhere)
+    assert after[1:] == [None, None], "silent, as before the first chunk"
+    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 30 * MS)
+    again = run(f, 5 * NANOSECONDS + 30 * MS, 2, elsewhere)
+    assert np.linalg.norm(again[0].pose.position - elsewhere.position) < 0.01 and again[0].gripper == GRIPPER.open
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=40))
 def test_gripper_commands_go_out_on_change_only_and_never_chatter(openings):

@@ -259,6 +259,15 @@ def test_the_parameter_file_of_the_nodes_is_read(tmp_path):
         read(file, {}, {})
 
 
+@pytest.mark.parametrize(
+    "section", ["/left: {grids_policy: %s}", "/left/grids_policy: %s", "/a: {/b/grids_policy: %s}"]
+)
+def test_a_namespace_may_be_nested_or_written_out(tmp_path, section):
+    file = tmp_path / "arm.yaml"
+    file.write_text(section % "{ros__parameters: {rate_hz: 8.0}}")
+    assert read(file, {}, {}).policy["rate_hz"] == 8.0
+
+
 def test_what_a_file_says_to_all_nodes_holds_for_each(tmp_path):
     file = tmp_path / "arm.yaml"
     file.write_text(

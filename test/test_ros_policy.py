@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
@@ -186,11 +187,16 @@ def test_with_rtc_chunks_go_on_from_the_last_and_a_new_instruction_starts_afresh
     assert policy.continuations[first] is None
 
 
-def test_nothing_goes_on_from_what_a_held_follower_does_not_follow(ros, policy, arm, cameras, chunks):
-    """Chunk after chunk would run further ahead of the arm, which made it good in one move when it was released."""
-    node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, join="rtc")
-    target = ros.bench.create_publisher(PoseStamped, "target_pose", qos.COMMAND)
-    until(lambda: node.count_publishers("target_pose"), "the follower's publisher")
+@pytest.mark.parametrize("topic", ["target_pose", "/servo_node/pose_target_cmds"])
+def test_nothing_goes_on_from_what_a_held_follower_does_not_follow(ros, policy, arm, cameras, chunks, topic):
+    """Chunk after chunk would run further ahead of the arm, which made it good in one move when it was released.
+
+    Under MoveIt Servo's name as well, which the README has target_pose remapped to.
+    """
+    remap = ["--ros-args", "-r", f"target_pose:={topic}"]
+    node = ros.start(policy_node.PolicyNode, cli_args=remap, checkpoint="fake", rate_hz=20.0, join="rtc")
+    target = ros.bench.create_publisher(PoseStamped, topic, qos.COMMAND)
+    until(lambda: node.count_publishers(topic), "the follower's publisher")
     ros.activate(node)
     say(ros, "lift the red cube")
 
@@ -223,6 +229,50 @@ def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy
     ros.wait_for_reason(NAME, "publishing chunks")
     newest = policy.seen[-1]
     assert ros.now_ns() - newest.stamp_ns < 0.3e9  # a fresh observation, not one that waited in a queue
+
+
+def test_an_inference_that_never_ends_does_not_stop_a_deactivation(ros, node, policy, chunks, monkeypatch):
+    """The process ends instead, for the launch file to start another."""
+    monkeypatch.setattr(policy_node, "PATIENCE_S", 0.3)
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    policy.gate.clear()
+    begun = len(policy.seen)
+    until(lambda: len(policy.seen) > begun, "an inference that waits")
+    assert ros.under_test.do(node.trigger_deactivate).name == "SUCCESS"
+    assert node.exit_code == policy_node.FAILED
+    until(lambda: not ros.context.ok(), "the end")
+
+
+def test_a_camera_slower_than_the_policy_makes_no_chunk_twice(ros, policy, arm, chunks):
+    """The follower refuses a second chunk of the same stamp, and nothing may go on from one that was refused."""
+    Cameras(ros, rate_hz=7.0)
+    node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0)
+    ros.activate(node)
+    say(ros, "lift the red cube")
+    until(lambda: len(chunks) >= 8, "chunks")
+    stamps = [conversions.to_ns(chunk.header.stamp) for chunk in chunks]
+    assert len(set(stamps)) == len(stamps) and len(policy.seen) <= len(stamps) + 2
+    ros.wait_for_reason(NAME, "publishing chunks")
+
+
+def test_threads_of_an_earlier_configure_do_not_stay(ros, policy):
+    own = torch.get_num_threads()
+    node = ros.start(policy_node.PolicyNode, checkpoint="fake", threads=own + 1)
+    assert node.trigger_configure().name == "SUCCESS" and torch.get_num_threads() == own + 1
+    assert node.trigger_cleanup().name == "SUCCESS"
+    node.set_parameters([Parameter("threads", value=0)])
+    assert node.trigger_configure().name == "SUCCESS" and torch.get_num_threads() == own
+
+
+def test_of_parameters_that_are_set_at_once_none_is_taken_when_one_is_refused(ros, node, policy):
+    policy.budgets = (1, 2)
+    both = [Parameter("tokens", value=1), Parameter("rate_hz", value=10.0)]
+    refused = node.set_parameters_atomically(both)
+    assert not refused.successful and "'rate_hz' is read on configure" in refused.reason
+    assert node.diagnostic_values()["tokens_reason"] == "no deadline was missed"
+    assert node.get_parameter("tokens").value == 0 and node._budget.tokens == 2
+    assert node.set_parameters_atomically(both[:1]).successful and node._budget.tokens == 1
 
 
 @pytest.mark.parametrize(("faster", "settled"), [(True, 2), (False, 4)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grids_ros.control.gripper import GripperHysteresis
-from grids_ros.control.limits import Limits, Motion, brake, follow
+from grids_ros.control.limits import Limits, Motion, admissible, brake, follow
 from grids_ros.control.timeline import JOINS, Join, gripper_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
@@ -82,6 +82,7 @@ class Follower:
         self._hold_reason = ""
         self._released_ns: int | None = None
         self._now_ns = 0
+        self._elsewhere = False  # the clock went back, and nobody has measured yet where the arm is now
 
     @property
     def chunk(self) -> ActionChunk | None:
@@ -96,6 +97,11 @@ class Follower:
     def measure(self, stamp_ns: int, pose: Pose) -> None:
         """Take the newest measured tool pose."""
         self._measured = (stamp_ns, pose)
+        if self._elsewhere:
+            self._elsewhere = False
+            held = self._motion.pose if self._motion else pose
+            if admissible(held, pose, self.config.limits)[0] is not held:
+                self._motion = None
 
     def hold(self, reason: str) -> None:
         """Drop the chunk and hold from the next tick on, until `release`.
@@ -185,7 +191,12 @@ class Follower:
         return sent
 
     def _watch_clock(self, now_ns: int) -> None:
-        """A clock that went back (a looped bag, a restarted simulation) leaves every earlier stamp without meaning."""
+        """A clock that went back (a looped bag, a restarted simulation) leaves every earlier stamp without meaning.
+
+        The arm and the hand may be other ones, too: a pose that is further from this arm than a lead is not held on
+        to, and what is wanted of the hand is sent anew.
+        """
         if now_ns < self._now_ns - self.config.future_s * NANOSECONDS:
-            self._join = self._measured = self._released_ns = None
+            self._join = self._measured = self._released_ns = self._gripper = None
+            self._elsewhere = True
         self._now_ns = now_ns

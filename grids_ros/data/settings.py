@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,21 @@ def _parameters(file: Path) -> dict[str, dict]:
     if not isinstance(sections, dict):
         raise ParameterError(f"{file} holds no parameters: expected /**/grids_policy: ros__parameters: ...")
     by_name: dict[str, dict] = {}
-    for section, content in sections.items():
-        name = str(section).rpartition("/")[2]
-        by_name.setdefault(name, {}).update((content or {}).get("ros__parameters") or {})
+    for name, values in _sections("", sections):
+        by_name.setdefault(name, {}).update(values)
     if not by_name.keys() & {*NODES, EVERY}:
         raise ParameterError(f"{file} has sections {list(sections)}, expected one for {' or '.join(NODES)}")
     return {node: _for_node(table, by_name.get(EVERY, {})) | by_name.get(node, {}) for node, table in NODES.items()}
+
+
+def _sections(name: str, content) -> Iterator[tuple[str, dict]]:
+    """Node name, without its namespace, and parameters of every section; namespaces may be nested or written out."""
+    if isinstance(content, dict):
+        if "ros__parameters" in content:
+            yield name, content["ros__parameters"] or {}
+        for key, inside in content.items():
+            if key != "ros__parameters":
+                yield from _sections(str(key).rpartition("/")[2], inside)
 
 
 def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> dict[str, object]:

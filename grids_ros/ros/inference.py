@@ -31,12 +31,13 @@ class Worker:
             self._wake.notify()
             return True
 
-    def stop(self) -> None:
-        """End the thread, after the run that is under way."""
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the run that is under way; False when that has not ended within `timeout_s`."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:

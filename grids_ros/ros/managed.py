@@ -137,19 +137,21 @@ class ManagedNode(LifecycleNode):
         return False
 
     def _on_set_parameters(self, changes: list) -> SetParametersResult:
-        for change in changes:
-            if change.name not in self._table:
-                continue
-            parameter = self._table[change.name]
-            if self.settings and not parameter.live:
-                reason = f"parameter '{change.name}' is read on configure: deactivate and clean up the node first"
-                return SetParametersResult(successful=False, reason=reason)
-            try:
+        """All that are set at once are checked before the first is taken: what is refused changes nothing."""
+        known = [change for change in changes if change.name in self._table]
+        try:
+            for change in known:
+                parameter = self._table[change.name]
+                if self.settings and not parameter.live:
+                    raise ParameterError(
+                        f"parameter '{change.name}' is read on configure: deactivate and clean up the node first"
+                    )
                 parameter.check(change.value)
-                if self.settings:
+            if self.settings:
+                for change in known:
                     self.change(change.name, change.value)
-            except ValueError as error:
-                return SetParametersResult(successful=False, reason=str(error))
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
 

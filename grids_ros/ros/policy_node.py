@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import torch
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
@@ -22,7 +23,7 @@ from grids_ros import overlay
 from grids_ros.control.budget import TokenBudget
 from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
-from grids_ros.observation import NotReady
+from grids_ros.observation import NotReady, Unchanged
 from grids_ros.parameters import AUTO, POLICY, ParameterError
 from grids_ros.policy.errors import InputError
 from grids_ros.policy.runtime import Policy
@@ -30,12 +31,15 @@ from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
-from grids_ros.ros.managed import STEADY, ManagedNode, run
+from grids_ros.ros.managed import FAILED, STEADY, ManagedNode, run
 from grids_ros.ros.realtime import SWITCH_S
 from grids_ros.ros.streams import Streams
 
 KEEP_UP_S = 0.02  # between two looks at what the robot has sent
 STALLED = 3  # periods after which an inference that has not ended is told of
+PATIENCE_S = 30.0  # for an inference to end when the node is deactivated; the slowest known takes 23
+ENDING_S = 0.1  # from a transition to the end of the process, so that its caller hears of it
+LAST_PATIENCE_S = 3.0  # the same when the process ends, before launch kills it
 WINDOW = 100  # inferences over which rates and latencies are reported
 
 
@@ -47,6 +51,7 @@ class PolicyNode(ManagedNode):
         self._instruction, self._generation, self._active = "", 0, False
         self._worker: Worker | None = None
         self._ticking: list = []
+        self._own_threads = torch.get_num_threads()
         self._start_over()
         super().__init__("grids_policy", POLICY, **options)
 
@@ -62,10 +67,7 @@ class PolicyNode(ManagedNode):
         settings = self.settings
         if not settings["checkpoint"]:
             raise ParameterError("parameter 'checkpoint' is empty, expected the folder of a checkpoint")
-        if settings["threads"]:
-            import torch
-
-            torch.set_num_threads(settings["threads"])
+        torch.set_num_threads(settings["threads"] or self._own_threads)
         started = time.perf_counter()
         self._policy = Policy.load(
             settings["checkpoint"],
@@ -113,6 +115,7 @@ class PolicyNode(ManagedNode):
             kept.pop("_streams").destroy()
         kept.pop("_policy", None)
         kept.pop("_budget", None)
+        gc.collect()  # CUDA graphs and their engine hold each other: the next model would be loaded beside this one
         self._instruction = ""
 
     def activate(self) -> None:
@@ -130,20 +133,31 @@ class PolicyNode(ManagedNode):
         ]
 
     def deactivate(self) -> None:
+        """An inference that never ends cannot be taken back: then the process ends, and launch starts another."""
+        if not self._stop(PATIENCE_S):
+            message = f"the inference under way has not ended within {PATIENCE_S:g} s: this process ends"
+            self.get_logger().fatal(message)
+            self.diagnostics.update(ERROR, message)
+            self.exit_code = FAILED
+            self.create_timer(ENDING_S, self.context.try_shutdown, clock=STEADY)
+
+    def _stop(self, timeout_s: float) -> bool:
+        """Publish no more; whether the inference under way has ended within `timeout_s`."""
         for timer in self._ticking:
             self.destroy_timer(timer)
         with self._lock:
             self._active = False  # from here on nothing is published, whatever is still being computed
-        self._worker.stop()
+        ended = self._worker.stop(timeout_s)
         self._worker, self._ticking = None, []
         for publisher in (self._chunk_publisher, self._gripper_publisher):
             self.destroy_publisher(publisher)
         gc.unfreeze()
+        return ended
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
         if self._worker is not None:
-            self.deactivate()
+            self._stop(LAST_PATIENCE_S)
 
     def _on_instruction(self, message: String) -> None:
         """The very next chunk obeys it: a chunk being computed for the last instruction is dropped."""
@@ -183,6 +197,8 @@ class PolicyNode(ManagedNode):
                 continuation = self._continuity.at(observation, self._streams.held())
             output = self._policy.infer(observation, continuation=continuation)
             latency_s = time.perf_counter() - started
+        except Unchanged:
+            return
         except (NotReady, InputError) as error:
             self._report(generation, WARN, f"no chunk: {error}")
             return

@@ -35,6 +35,11 @@ class Inbox:
             message_type, topic, lambda message: None, qos, callback_group=_NeverExecuted()
         )
 
+    @property
+    def topic(self) -> str:
+        """Its name in the graph, remapped: what rclpy counts publishers of is not."""
+        return self._subscription.topic_name
+
     def take(self) -> list:
         """All that is waiting, oldest first."""
         messages = []

@@ -41,7 +41,7 @@ class Streams:
             self._info_inboxes[name] = Inbox(node, CameraInfo, info_topic(topic), qos.NEWEST)
 
     def observe(self, instruction: str, now_ns: int) -> Observation:
-        """The Observation at `now_ns`. Raises NotReady with every reason, refused messages included."""
+        """The Observation at `now_ns`, as Intake's."""
         newest = {name: inbox.newest() for name, inbox in self._images.items()}
         images = {name: message for name, message in newest.items() if message is not None}
         with self._lock:
@@ -55,7 +55,7 @@ class Streams:
         """
         with self._lock:
             still = self._commands.since()
-        return still and self._node.count_publishers("target_pose") > 0
+        return still and self._node.count_publishers(self._targets.topic) > 0
 
     def info(self, name: str) -> CameraInfo | None:
         """The newest of a camera; None before the first. Not read with the observation: no action waits for it."""
