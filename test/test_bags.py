@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -132,6 +134,49 @@ def test_a_bag_without_targets_is_read_as_one_whose_arm_was_asked_for_what_it_di
         for target, pose_ in zip(episode.targets, episode.poses, strict=True):
             np.testing.assert_array_equal(target, pose_)
         assert len(episode.gripper_commands[0]) == 0
+
+
+def test_what_was_done_may_be_said_in_place_of_the_topic_and_markers_begin_episodes(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        for step in range(6):
+            if step in (1, 4):
+                bag.gripper_command(START + step * STEP - 10, 0.08)  # any topic will do as a marker
+            write_step(bag, START + step * STEP, step)
+    topics = Topics(instruction="", gripper_command="", marker="gripper_command", said="lift it")
+    episodes = list(read_episodes(tmp_path / "bag", topics))
+    assert [(episode.instruction, len(episode.poses[0])) for episode in episodes] == [("lift it", n) for n in (1, 3, 2)]
+
+
+def test_what_no_node_would_take_is_passed_over(tmp_path):
+    """A second pose of one stamp, as of a follower faster than /clock; quaternions and fingers that are none."""
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.instruction(START - 1000, "lift it")
+        for step in range(3):
+            write_step(bag, START + step * STEP, step)
+        bag.target_pose(START + 2 * STEP, pose(50))
+        for x in (0.0, 2.0, np.nan):
+            broken = SimpleNamespace(position=(0.4, 0.0, 0.2), quaternion=(x, 0.0, 0.0, 0.0))
+            bag.current_pose(START + 3 * STEP, broken)
+        bag.joint_states(START + 3 * STEP, NAMES, [0.1, np.nan, 0.03], [0.0] * 3)
+        bag.gripper_command(START + 3 * STEP, np.nan)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert len(episode.poses[0]) == len(episode.targets[0]) == len(episode.grippers[0]) == 3
+    np.testing.assert_array_equal(episode.targets[1][-1], pose(3).position)
+    assert len(episode.gripper_commands[0]) == 0
+
+
+def test_what_is_asked_of_the_hand_is_put_on_the_clock_of_the_stamps(tmp_path):
+    """Recorded from a simulation: stamps count from its start, and only the arrival of a command is known."""
+    wall = 1_700_000_000 * NANOSECONDS
+    with BagWriter(tmp_path / "bag") as bag:
+        real = bag.write
+        bag.write = lambda topic, stamp_ns, message: real(topic, wall + stamp_ns, message)
+        bag.instruction(START - 1000, "lift it")
+        for step in range(3):
+            write_step(bag, START + step * STEP, step)
+        bag.gripper_command(START + 2 * STEP + 5000, 0.08)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert [list(column) for column in episode.gripper_commands] == [[START + 2 * STEP + 5000], [0.08]]
 
 
 def test_poses_in_another_frame_are_refused(tmp_path):

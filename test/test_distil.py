@@ -130,6 +130,17 @@ def test_a_dense_policy_keeps_all_but_its_tokens():
         prune(student, "mine", 4, 0)
 
 
+def test_the_second_stage_sees_every_token_whatever_number_the_first_ended_on(tmp_path):
+    checkpoint = pruned()
+    first = Trainer(checkpoint, own_data(), dataclasses.replace(DISTIL, nested=(1, 2)))
+    advance(first, tmp_path)
+    first.checkpoint.model.model.vlm.multi_modal_projector.sampler.use(1)  # as a draw of one leaves it
+    second = Trainer(checkpoint, own_data(), dataclasses.replace(TUNE, nested=(1, 2)), after=first)
+    image = checkpoint.model.config.vlm_config.image_token_id
+    assert (second._batches.at(4).input_ids == image).sum(-1).tolist() == [2 * 4] * TUNE.batch
+    advance(second, tmp_path)
+
+
 # --- updates of low rank -----------------------------------------------------------------------------------------
 
 

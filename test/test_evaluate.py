@@ -18,7 +18,7 @@ from grids_ros.evaluate.episode import Result, Step, play
 from grids_ros.evaluate.report import summarise, wilson
 from grids_ros.sim.expert import Expert
 from grids_ros.sim.scene import Scene
-from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, Task, task_of
+from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, TASKS, Task, task_of
 
 DELAY_S = 0.06
 RED, GREEN, BLUE = LIFT_TASKS
@@ -112,6 +112,11 @@ def test_the_right_cube_on_the_wrong_one_is_a_mistake(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 6.0)
     _, result = result_of(Oracle(scene, Task("stack", "red", "blue")), scene, Task("stack", "red", "green"), 208)
     assert not result.success and result.wrong == ("blue",)
+
+
+@pytest.mark.parametrize("tasks", TASKS.values(), ids=TASKS)
+def test_what_is_named_first_is_another_cube(tasks):
+    assert all(program.named_first(tasks, i).colour != task.colour for i, task in enumerate(tasks))
 
 
 def test_an_instruction_swapped_before_contact_counts_from_then_on(scene):

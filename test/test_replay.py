@@ -135,7 +135,7 @@ def observations(bag, cameras) -> list:
     """What a policy is shown of a bag, at the nodes' defaults."""
     settings = read(None, {}, {})
     with Source(bag) as source:
-        clockwork = Clockwork(source, find_topics(source, settings, cameras, "", ""), cameras, settings.policy)
+        clockwork = Clockwork(source, find_topics(source, settings, cameras), cameras, settings.policy)
         ticks = clockwork.ticks(Span(source.start_ns, source.end_ns))
         return [tick.observation for tick in ticks if tick.observation]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -24,8 +25,9 @@ CAMERAS = ("base", "wrist")
 def seen(path, seconds=(0.0, 100.0), said=None, remaps=(), params=(), markers="") -> list:
     """The ticks within a range of the bag, without those that only judge."""
     settings = read(None, assignments(params, "-p"), assignments(remaps, "-r"))
+    settings = replace(settings, instruction=said or "", markers=markers)
     with Source(path) as source:
-        topics = find_topics(source, settings, CAMERAS, said or "", markers)
+        topics = find_topics(source, settings, CAMERAS)
         start, stop = (min(source.end_ns, source.start_ns + round(s * 1e9)) for s in seconds)
         clockwork = Clockwork(source, topics, CAMERAS, settings.policy)
         ticks = [tick for tick in clockwork.ticks(Span(start, stop, said)) if tick.now_ns <= stop]
@@ -226,7 +228,7 @@ class Looped(Source):
 def test_a_clock_that_jumps_back_starts_afresh_and_sees_the_same_again(bag):
     settings = read(None, {}, {})
     with Looped(bag) as source:
-        topics = find_topics(source, settings, CAMERAS, "", "")
+        topics = find_topics(source, settings, CAMERAS)
         clockwork = Clockwork(source, topics, CAMERAS, settings.policy)
         ticks = list(clockwork.ticks(Span(source.start_ns, source.end_ns)))
     (back,) = (index for index, tick in enumerate(ticks) if tick.back)

@@ -38,7 +38,7 @@ def replayed(bag, checkpoint) -> dict:
     policy, settings = Policy.load(checkpoint), read(None, {"rate_hz": "20.0"}, {})
     found = {}
     with Source(bag) as source:
-        topics = find_topics(source, settings, policy.cameras, "", "")
+        topics = find_topics(source, settings, policy.cameras)
         for tick in Clockwork(source, topics, policy.cameras, settings.policy).ticks(
             Span(source.start_ns, source.end_ns)
         ):

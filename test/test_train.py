@@ -259,6 +259,13 @@ def test_nested_training_sees_each_number_of_tokens_and_repeats(tmp_path, monkey
     assert [stage["nested"] for stage in resumed.stages] == [[1, 2]], "it is no other recipe after a resume"
 
 
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2, 2, 7), (25, 26), tuple(range(3, 60))])
+def test_an_episode_is_held_out_of_those_that_hold_samples_however_they_are_numbered(numbers):
+    data = samples(len(numbers))
+    kept, unseen = train.split(dataclasses.replace(data, episodes=np.array(numbers)))
+    assert len(kept) and len(unseen) and not set(kept.episodes) & set(unseen.episodes)
+
+
 def test_the_state_of_another_model_is_refused(tmp_path):
     trainer = trained(tmp_path / "a", [1])
     dense = Trainer(tiny(None), samples(), RECIPE)

@@ -19,13 +19,15 @@ from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.messages import check_frame
+from grids_ros.messages import check_frame, to_ns, to_opening, to_pose
 
 FRAME = "base"
 BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
 _PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
 _FOREVER = QosTime(9223372036, 854775807)
 MAX_GAP_NS = 150_000_000  # between two targets that belong together
+APART_NS = NANOSECONDS  # between stamp and arrival: more is no delay but another clock, as a simulation's
+ROLES = ("instruction", "marker", "current_pose", "joint_states", "target_pose", "gripper_command", "object_poses")
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -38,8 +40,8 @@ class Topics:
     """Where things are in a bag; a leading '/' makes no difference.
 
     cameras: camera name to its topic, of Image or CompressedImage. fingers: the joints of `joint_states` whose sum is
-    the opening [m]. base_frame: of all poses. A bag may lack `object_poses`; of target_pose and gripper_command "" says
-    that it has none.
+    the opening [m]. base_frame: of all poses. marker: each of its messages begins an episode. said: the instruction, in
+    place of the topic. A bag may lack `object_poses`; "" says that it has none of the others.
     """
 
     cameras: Mapping[str, str] = field(default_factory=_default_cameras)
@@ -49,6 +51,8 @@ class Topics:
     target_pose: str = "target_pose"
     gripper_command: str = "gripper_command"
     object_poses: str = "object_poses"
+    marker: str = ""
+    said: str = ""
     fingers: tuple[str, ...] = ("fr3_finger_joint1", "fr3_finger_joint2")
     base_frame: str = FRAME
 
@@ -114,37 +118,46 @@ def _shape_of(rows: list[tuple], shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _poses(rows: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     stamps, values = _table(rows, shape=(7,))
-    return stamps, values[:, :3], values[:, 3:]
+    return _once((stamps, values[:, :3], values[:, 3:]))
+
+
+def _once(poses: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Without what repeats a stamp, as of a publisher that is faster than its clock."""
+    new = np.diff(poses[0], prepend=-1) > 0
+    return tuple(column[new] for column in poses)
 
 
 def _stamp(message, received_ns: int) -> int:
     """The header's stamp; publishers that leave it zero count from when the bag received the message."""
     header = getattr(message, "header", None)
-    stamp_ns = header.stamp.sec * NANOSECONDS + header.stamp.nanosec if header else 0
-    return stamp_ns or received_ns
+    return (to_ns(header.stamp) if header else 0) or received_ns
 
 
 def _values(message, role: str, topics: Topics):
-    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states.
+    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states, and
+    when they are none that a node would take.
 
     Raises ValueError for a pose in another frame.
     """
-    if role in ("current_pose", "target_pose"):
-        check_frame(role, message.header, topics.base_frame)
-        position, turn = message.pose.position, message.pose.orientation
-        return (position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w)
     if role == "object_poses":
         return [(pose.position.x, pose.position.y, pose.position.z) for pose in message.poses]
-    if role == "joint_states":
-        positions = dict(zip(message.name, message.position, strict=False))
-        return sum(map(positions.get, topics.fingers)) if positions.keys() >= set(topics.fingers) else None
-    return float(message.data[0]) if len(message.data) else None
+    if role == "gripper_command":
+        return float(message.data[0]) if len(message.data) and np.isfinite(message.data[0]) else None
+    if role in ("current_pose", "target_pose"):
+        check_frame(role, message.header, topics.base_frame)
+    try:
+        if role == "joint_states":
+            return to_opening(message, topics.fingers)
+        pose = to_pose(message, topics.base_frame, role)
+    except ValueError:  # NaN, a quaternion that is none, a finger without a position
+        return None
+    return (*pose.position, *pose.quaternion)
 
 
 def _connections(source: Source, topics: Topics) -> dict[str, list[Connection]]:
     """Role ("image:<camera>" or a field of Topics) to the connections of its topic. Raises BagError."""
     roles = {f"image:{name}": topic for name, topic in topics.cameras.items()}
-    for name in ("instruction", "current_pose", "joint_states", "target_pose", "gripper_command", "object_poses"):
+    for name in ROLES:
         roles[name] = getattr(topics, name)
     held = source.held
     found = {role: held.get(topic.lstrip("/"), []) for role, topic in roles.items()}
@@ -162,9 +175,10 @@ def _connections(source: Source, topics: Topics) -> dict[str, list[Connection]]:
 def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]:
     """Each episode of a rosbag2, in order; one in memory at a time.
 
-    A non-empty `instruction` begins an episode, the next one, an empty one or the bag's end closes it. Messages
-    outside episodes are passed over; so are repetitions of the instruction that holds already. Raises BagError, for
-    a damaged bag as well: nobody should train on half of what was recorded without knowing it.
+    A non-empty `instruction` begins an episode, the next one, an empty one or the bag's end closes it; so does a
+    marker, which begins the next under the same words. Messages outside episodes are passed over; so are repetitions
+    of the instruction that holds already. Raises BagError, for a damaged bag as well: nobody should train on half of
+    what was recorded without knowing it.
     """
     topics = topics or Topics()
     with Source(path) as source:
@@ -172,13 +186,15 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
         role_of = {connection.topic: role for role, connections in found.items() for connection in connections}
         wanted = [connection for connections in found.values() for connection in connections]
         targets = "target_pose" if topics.target_pose else "current_pose"
-        current: _Collector | None = None
+        current = _Collector(topics.said, tuple(topics.cameras)) if topics.said else None
+        late_ns = 0  # from the stamp of the latest pose to its arrival: gripper_command has no stamp of its own
         asked: list[tuple] = []  # the latest gripper_command: it holds on into the next episode
         for connection, received_ns, message in _undamaged(source, wanted):
             role = role_of[connection.topic]
-            if role == "instruction":
-                words = message.data.strip()
-                if current is not None and words == current.instruction:
+            if role in ("instruction", "marker"):
+                holds = current.instruction if current is not None else ""
+                words = message.data.strip() if role == "instruction" else holds
+                if role == "instruction" and words == holds:
                     continue
                 if current is not None:
                     yield current.episode(targets)
@@ -187,9 +203,11 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
                     current.rows["gripper_command"] += asked
                 continue
             try:
-                row = _row(message, role, received_ns, topics)
+                row = _row(message, role, received_ns - late_ns, topics)
             except ValueError as error:
                 raise BagError(f"{source.path}: {error}") from error
+            if row is not None and role == "current_pose":
+                late_ns = received_ns - row[0] if abs(received_ns - row[0]) > APART_NS else 0
             if row is not None and role == "gripper_command":
                 asked = [row]
             if row is not None and current is not None:

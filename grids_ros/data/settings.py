@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -32,11 +32,16 @@ EVERY = "**"  # the section of a parameter file that is for all nodes
 
 @dataclass(frozen=True)
 class Settings:
-    """policy: the policy node's parameters. follower: what the follower would be. remaps: topic to topic."""
+    """policy: the policy node's parameters. follower: what the follower would be. remaps: topic to topic.
+
+    instruction: in place of the bag's topic, or empty. markers: topic whose messages begin episodes, or empty.
+    """
 
     policy: Mapping[str, object]
     follower: FollowerConfig
     remaps: Mapping[str, str]
+    instruction: str = ""
+    markers: str = ""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +49,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
     parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
+    parser.add_argument("--instruction", default="", help="what was done, in place of the bag's instruction topic")
+    parser.add_argument("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
 
 
 def chosen(options: argparse.Namespace) -> Settings:
     """What these options say. Raises ParameterError."""
     pairs = (assignments(texts, name) for texts, name in ((options.param, "--param"), (options.remap, "--remap")))
-    return read(options.params_file, *pairs)
+    return replace(read(options.params_file, *pairs), instruction=options.instruction.strip(), markers=options.markers)
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -119,17 +126,16 @@ def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> d
     return {parameter.name: everybodys[parameter.name] for parameter in table if parameter.name in everybodys}
 
 
-def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said: str, markers: str) -> dict[str, str]:
+def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> dict[str, str]:
     """Role ("image:<camera>", "marker", or a key of TYPES) to its topic in the bag, without a leading slash.
 
-    said: the instruction given by the caller; the bag then needs none. markers: topic whose messages separate
-    episodes, or empty. Raises BagError for what is missing or of another type, and lists what the bag has.
+    Raises BagError for what is missing or of another type, and lists what the bag has.
     """
     held = source.held
     wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy["camera_topics"], cameras).items()}
-    wanted.update({role: role for role in TYPES if not (role == "instruction" and said)})
-    if markers:
-        wanted["marker"] = markers
+    wanted.update({role: role for role in TYPES if not (role == "instruction" and settings.instruction)})
+    if settings.markers:
+        wanted["marker"] = settings.markers
     names = sorted({*(name.lstrip("/") for name in wanted.values()), *TYPES, LABELS})
     unknown = sorted(settings.remaps.keys() - set(names))
     if unknown:
@@ -160,12 +166,12 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str], said
 def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
     """Where a bag has what training needs of it. Raises BagError for what is missing or of another type."""
     with Source(bag) as source:
-        found = find_topics(source, settings, cameras, said="", markers="")
+        found = find_topics(source, settings, cameras)
     images = {name: found.pop(f"image:{name}") for name in cameras}
-    asked = {name: found.pop(name, "") for name in OPTIONAL}
+    asked = {name: found.pop(name, "") for name in (*OPTIONAL, "instruction", "marker")}
     labels = settings.remaps.get(LABELS, LABELS)
-    fingers, base = tuple(settings.policy["finger_joints"]), settings.policy["base_frame"]
-    return Topics(cameras=images, object_poses=labels, fingers=fingers, base_frame=base, **found, **asked)
+    robot = {"fingers": tuple(settings.policy["finger_joints"]), "base_frame": settings.policy["base_frame"]}
+    return Topics(cameras=images, object_poses=labels, said=settings.instruction, **robot, **found, **asked)
 
 
 def _check_types(source: Source, topics: Mapping[str, str]) -> None:

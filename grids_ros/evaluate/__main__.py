@@ -70,6 +70,11 @@ def run(task: Task, seed: int, delay_s: float, join: str, video: Path | None, de
     raise RuntimeError(f"the episode with seed {seed} ended without a result")
 
 
+def named_first(tasks: Sequence[Task], i: int) -> Task:
+    """With --swap, before the i-th task: the next of them that is about another cube."""
+    return next(other for other in (*tasks[i + 1 :], *tasks[:i]) if other.colour != tasks[i].colour)
+
+
 def evaluate(options: argparse.Namespace) -> list[Result]:
     """All episodes, in the order of their seeds; the tasks take turns."""
     tasks = TASKS[options.task]
@@ -78,8 +83,8 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (options,)) as pool:
         jobs = []
         for i in range(options.episodes):
-            task, other = tasks[i % len(tasks)], tasks[(i + 1) % len(tasks)]
-            detour = Detour(other, options.swap) if options.swap else None
+            task = tasks[i % len(tasks)]
+            detour = Detour(named_first(tasks, i % len(tasks)), options.swap) if options.swap else None
             jobs.append(pool.submit(run, task, options.seed + i, *how, detour))
         won, results = 0, []
         with tqdm(as_completed(jobs), total=len(jobs), desc="evaluating", unit="episode") as bar:

@@ -72,8 +72,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--out", type=Path, default=Path("out/replay"), help="folder (default: %(default)s)")
     add_options(parser)
-    add("--instruction", default="", help="what was done, in place of the bag's instruction topic")
-    add("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
     add("--range", action="append", default=[], type=seconds, metavar="START:STOP", help="[s]; repeatable")
     add("--latency", type=delay, default=0.0, metavar="MS", help="chunks' delay, or 'measured'; default 0")
     add("--other-instruction", default="", help="to probe with; default: others of the training data")
@@ -111,8 +109,6 @@ def jobs(options: argparse.Namespace) -> list:
                 settings=settings,
                 ranges=tuple(options.range),
                 latency_s=options.latency,
-                instruction=options.instruction,
-                markers=options.markers,
                 probe=options.other_instruction,
                 threads=settings.policy["threads"] if alone else 1,
                 film=options.out / ("overlay.mp4" if alone else f"overlay_{name}.mp4"),

@@ -34,9 +34,8 @@ class Job:
     """What to replay, and how; travels to a process of its own.
 
     ranges: (start, stop) in seconds from the bag's first message; empty: all of it. latency_s: None: as measured.
-    instruction: in place of the bag's topic, or empty. markers: topic that separates episodes, or empty. probe: words
-    to test the policy's hearing with, or empty for those it was trained with. threads: of torch, 0 for its own choice.
-    film, copy: files to write; copy None for no new bag.
+    probe: words to test the policy's hearing with, or empty for those it was trained with. threads: of torch, 0 for its
+    own choice. film, copy: files to write; copy None for no new bag.
     """
 
     bag: Path
@@ -44,8 +43,6 @@ class Job:
     settings: Settings
     ranges: tuple[tuple[float, float], ...]
     latency_s: float | None
-    instruction: str
-    markers: str
     probe: str
     threads: int
     film: Path
@@ -95,7 +92,7 @@ class _Replay:
 
     def __init__(self, job: Job, source: Source, policies: Policies):
         self._job, self._source, self._policies, self._cameras = job, source, policies, policies.cameras
-        self._topics = find_topics(source, job.settings, self._cameras, job.instruction, job.markers)
+        self._topics = find_topics(source, job.settings, self._cameras)
         self._zero_ns = source.start_ns
         self._recorded = Recorded(tuple(self._topics), job.settings.policy)
         self._runs = {
@@ -156,7 +153,7 @@ class _Replay:
 
     def _spans(self) -> list[Span]:
         """Raises BagError for a range that lies outside of the bag."""
-        said = self._job.instruction or None
+        said = self._job.settings.instruction or None
         length_s = (self._source.end_ns - self._zero_ns) / NANOSECONDS
         for start, stop in self._job.ranges:
             if start >= length_s:

@@ -113,7 +113,8 @@ def read(bags: Sequence[Path], settings: Settings, window: Window, workers: int)
 
 def split(samples: Samples) -> tuple[Samples, Samples]:
     """The samples to train on, and those of the episodes held out. Raises BagError when nothing is left to train on."""
-    held_out = samples.episodes % HELD_OUT == 0
+    _, place = np.unique(samples.episodes, return_inverse=True)  # among those that hold samples
+    held_out = place % HELD_OUT == 0
     if held_out.all():
         raise BagError(f"the bags hold one episode, expected two or more: one in {HELD_OUT} is held out")
     return samples.rows(~held_out), samples.rows(held_out)

@@ -70,7 +70,7 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
         shown[name], _ = predict(checkpoint, seen, states, said)
     wrapped = attached(checkpoint.model)
     if wrapped and isinstance(wrapped.sampler, GridSampler):
-        wrapped.sampler.hold(torch.from_numpy(points.mean(axis=0)))
+        wrapped.sampler.hold(torch.from_numpy(points.mean(axis=0)).to(checkpoint.model.device))
         shown["fixed_coordinates"], _ = predict(checkpoint, images, states, instructions)
         wrapped.sampler.hold(None)
     error = {name: actions[:, -1, :3] - samples.actions[rows][:, -1, :3] for name, actions in shown.items()}

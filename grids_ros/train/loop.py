@@ -55,6 +55,8 @@ class Trainer:
         elif recipe.recompute:
             recompute_layers(self.model)
         self.model.float().to(self.world.device)
+        if wrapped := attached(self.model):
+            wrapped.sampler.use(wrapped.sampler.config.tokens)  # the stage before may have ended on fewer
         self._batches = Batches(samples, checkpoint, recipe)
         self._choose_parameters(samples.objects.shape[1])
 
