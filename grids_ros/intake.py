@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from grids_ros.datatypes import Observation
 from grids_ros.messages import to_ns, to_opening, to_pose
-from grids_ros.observation import AgeLimits, NotReady, ObservationBuffer, Unchanged
+from grids_ros.observation import AgeLimits, NotReady, ObservationBuffer
 from grids_ros.parameters import ParameterError
 
 COMPRESSED = "/compressed"
@@ -73,13 +73,10 @@ class Intake:
         return [fault for fault in refused if fault]
 
     def observe(self, instruction: str, now_ns: int) -> Observation:
-        """The Observation at `now_ns`, each stamp once. Raises NotReady with every reason, refused messages included;
-        Unchanged where nothing is wrong."""
+        """The Observation at `now_ns`. Raises NotReady with every reason, refused messages included."""
         self._buffer.instruction = instruction
         try:
             return self._buffer.observe(now_ns)
-        except Unchanged:
-            raise
         except NotReady as error:
             faults = (f"refused: {fault}" for fault in self._faults.values() if fault)
             raise NotReady((*error.reasons, *faults)) from error

@@ -24,10 +24,6 @@ class NotReady(Exception):
         self.reasons = tuple(reasons)
 
 
-class Unchanged(NotReady):
-    """Nothing is wrong, and nothing is new: a chunk from the same stamp as the last is none that is followed."""
-
-
 @dataclass(frozen=True)
 class AgeLimits:
     """How old each stream may be when it is used, and how far a stamp may lie in the future [s].
@@ -67,7 +63,6 @@ class ObservationBuffer:
         self._images: dict[str, tuple[int, object]] = {}
         self._poses: deque[tuple[int, Pose]] = deque()
         self._grippers: deque[tuple[int, float]] = deque()
-        self._observed_ns: int | None = None
 
     def add_image(self, name: str, stamp_ns: int, message) -> None:
         """Keep a sensor_msgs Image or CompressedImage, undecoded. KeyError for a camera that is not configured."""
@@ -86,11 +81,7 @@ class ObservationBuffer:
         _append(self._grippers, stamp_ns, opening)
 
     def observe(self, now_ns: int) -> Observation:
-        """The observation at `now_ns`, each stamp once.
-
-        Raises NotReady with every reason at once, not only the first; and where there is none, Unchanged for the stamp
-        of the last observation: a camera that is slower than the policy, or late.
-        """
+        """The observation at `now_ns`. Raises NotReady with every reason at once, not only the first."""
         reasons = []
         if not self.instruction:
             reasons.append("no instruction")
@@ -124,9 +115,6 @@ class ObservationBuffer:
         if abs(pose_ns - stamp_ns) > self.limits.pose * NANOSECONDS:
             apart = abs(pose_ns - stamp_ns) / NANOSECONDS
             raise NotReady([f"current_pose: nearest to the images is {apart:.3f} s off, limit {self.limits.pose:g} s"])
-        if stamp_ns == self._observed_ns:
-            raise Unchanged(["no newer image of every camera"])
-        self._observed_ns = stamp_ns
         return Observation(stamp_ns, images, pose, _nearest(self._grippers, stamp_ns)[1], self.instruction)
 
     def _fault(self, name: str, stamp_ns: int, now_ns: int, limit: float) -> str | None:

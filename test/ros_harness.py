@@ -165,10 +165,9 @@ class Ros:
 
     def close(self) -> None:
         """End everything."""
-        spinning = self.context.ok() and not self.under_test.error  # unless a node has ended everything
         for node in self._nodes:
-            self.under_test.do(node.close) if spinning else node.close()
-        self.context.try_shutdown()
+            node.close() if self.under_test.error else self.under_test.do(node.close)
+        rclpy.shutdown(context=self.context)
         self.under_test.stop()
         self._bench_spinner.stop()
         for node in (*self._nodes, self.bench):

@@ -163,6 +163,8 @@ def test_what_no_node_would_take_is_passed_over(tmp_path):
     assert len(episode.poses[0]) == len(episode.targets[0]) == len(episode.grippers[0]) == 3
     np.testing.assert_array_equal(episode.targets[1][-1], pose(3).position)
     assert len(episode.gripper_commands[0]) == 0
+    passed_over = {name: count for name, (count, _) in episode.passed_over.items()}
+    assert passed_over == {"current_pose": 3, "joint_states": 1, "gripper_command": 1}
 
 
 def test_what_is_asked_of_the_hand_is_put_on_the_clock_of_the_stamps(tmp_path):
@@ -171,12 +173,15 @@ def test_what_is_asked_of_the_hand_is_put_on_the_clock_of_the_stamps(tmp_path):
     with BagWriter(tmp_path / "bag") as bag:
         real = bag.write
         bag.write = lambda topic, stamp_ns, message: real(topic, wall + stamp_ns, message)
+        bag.gripper_command(START - 9000, 0.0)  # before anything tells the clocks apart
+        bag.current_pose(START - 5000, pose(0))
         bag.instruction(START - 1000, "lift it")
         for step in range(3):
             write_step(bag, START + step * STEP, step)
         bag.gripper_command(START + 2 * STEP + 5000, 0.08)
     (episode,) = read_episodes(tmp_path / "bag")
-    assert [list(column) for column in episode.gripper_commands] == [[START + 2 * STEP + 5000], [0.08]]
+    assert episode.gripper_commands[0].tolist() == [START - 9000, START + 2 * STEP + 5000]
+    assert episode.gripper_commands[1].tolist() == [0.0, 0.08]
 
 
 def test_poses_in_another_frame_are_refused(tmp_path):

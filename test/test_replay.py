@@ -26,6 +26,7 @@ from grids_ros.policy.runtime import Policy
 from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, parse
 from grids_ros.replay.film import STILLS, Film
 from grids_ros.replay.policies import Policies, load
+from grids_ros.replay.run import Turns
 from grids_ros.replay.ticks import Clockwork, Span
 from grids_ros.replay.variants import Variant
 
@@ -340,3 +341,22 @@ def test_the_pictures_kept_for_the_report_are_bounded_however_long_the_bag(tmp_p
         assert film.frames == 10 * STILLS and STILLS // 2 <= len(film.stills) < STILLS
         times = np.array([still.time_s for still in film.stills])
         assert np.allclose(np.diff(times), np.diff(times)[0])
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "camera_hz", "latency_s", "inferences"), [(20, 10, 0.12, 67), (10, 5, 0.25, 34), (5, 10, 0.05, 50)]
+)
+def test_of_a_slow_camera_it_infers_as_often_as_the_node(rate_hz, camera_hz, latency_s, inferences):
+    """In ten seconds: from each image once, and never while busy; a tick that was missed uses no image up."""
+    turns, asked = Turns(latency_s, ()), []
+    for i in range(10 * rate_hz):
+        now_ns = round(1e9 * i / rate_hz)
+        stamp_ns = round(1e9 * (i * camera_hz // rate_hz) / camera_hz)
+        tick = SimpleNamespace(
+            now_ns=now_ns, episode=0, back=False, instruction="lift", observation=SimpleNamespace(stamp_ns=stamp_ns)
+        )
+        turn = turns.at(tick)
+        if turn.infers:
+            asked.append(stamp_ns)
+            turns.answered(turn, SimpleNamespace(output=SimpleNamespace(latency_s={"total": latency_s})))
+    assert len(asked) == len(set(asked)) == inferences

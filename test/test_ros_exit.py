@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ros_harness import private_domain
 
+from grids_ros.ros.managed import FAILED
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import importlib, os, pathlib, signal, sys, threading
@@ -43,6 +45,36 @@ gc.collect()
 threads = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
 assert not any(name.startswith(("dds.udp", "dds.ev")) for name in threads), threads
 """
+
+
+HANGS = """
+import os, signal, sys, threading, time
+from grids_ros.ros import policy_node
+hung = threading.Event()
+policy_node.PATIENCE_S = 0.2
+class Fake:
+    cameras, budgets, tokens_per_camera = ("base",), (4,), 4
+    use_tokens = check_tokens = warm_up = lambda *_: None
+policy_node.Policy.load = lambda *_, **__: Fake()
+def observe(*_):
+    hung.set()
+    time.sleep(1000.0)
+policy_node.Streams.observe = observe
+def interrupt():
+    hung.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+sys.exit(policy_node.main(["--ros-args", "-p", "checkpoint:=fake", "-p", "autostart:=true"]))
+"""
+
+
+def test_ctrl_c_ends_a_policy_whose_inference_hangs():
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain())}
+    ran = subprocess.run(
+        [sys.executable, "-c", HANGS], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == FAILED, ran.stderr
+    assert "the inference under way has not ended within 0.2 s" in ran.stderr
 
 
 def test_nodes_that_were_active_leave_nothing_behind_in_a_process_that_goes_on(checkpoint):

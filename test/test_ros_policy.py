@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,8 +232,7 @@ def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy
     assert ros.now_ns() - newest.stamp_ns < 0.3e9  # a fresh observation, not one that waited in a queue
 
 
-def test_an_inference_that_never_ends_does_not_stop_a_deactivation(ros, node, policy, chunks, monkeypatch):
-    """The process ends instead, for the launch file to start another."""
+def test_an_inference_that_hangs_stops_no_deactivation_and_keeps_the_next_away(ros, node, policy, chunks, monkeypatch):
     monkeypatch.setattr(policy_node, "PATIENCE_S", 0.3)
     say(ros, "lift the red cube")
     flowing(chunks)
@@ -240,8 +240,14 @@ def test_an_inference_that_never_ends_does_not_stop_a_deactivation(ros, node, po
     begun = len(policy.seen)
     until(lambda: len(policy.seen) > begun, "an inference that waits")
     assert ros.under_test.do(node.trigger_deactivate).name == "SUCCESS"
-    assert node.exit_code == policy_node.FAILED
-    until(lambda: not ros.context.ok(), "the end")
+    assert ros.under_test.do(node.trigger_activate).name == "FAILURE"
+    ros.wait_for_reason(NAME, "the inference from before still has not ended")
+    count = len(chunks)
+    policy.gate.set()
+    until(lambda: not node._lingers(), "its end")
+    assert len(chunks) == count, "what it still says is not published"
+    assert ros.under_test.do(node.trigger_activate).name == "SUCCESS"
+    flowing(chunks)
 
 
 def test_a_camera_slower_than_the_policy_makes_no_chunk_twice(ros, policy, arm, chunks):
@@ -254,6 +260,17 @@ def test_a_camera_slower_than_the_policy_makes_no_chunk_twice(ros, policy, arm, 
     stamps = [conversions.to_ns(chunk.header.stamp) for chunk in chunks]
     assert len(set(stamps)) == len(stamps) and len(policy.seen) <= len(stamps) + 2
     ros.wait_for_reason(NAME, "publishing chunks")
+
+
+def test_images_that_stand_still_with_the_clock_are_told_of(ros, node, policy, cameras, chunks, monkeypatch):
+    """A simulation that is paused: nothing grows old, and nothing is new."""
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    seen = policy.seen[-1]
+    until(lambda: node._last_stamp_ns >= seen.stamp_ns, "its chunk")
+    still = replace(seen, stamp_ns=node._last_stamp_ns)
+    monkeypatch.setattr(node._streams, "observe", lambda *_: replace(still, stamp_ns=node._last_stamp_ns))
+    ros.wait_for_reason(NAME, "s no newer image of every camera")
 
 
 def test_threads_of_an_earlier_configure_do_not_stay(ros, policy):

@@ -94,9 +94,19 @@ def test_states_past_half_a_turn_are_those_that_the_policy_was_taught(space):
     tool = np.array([1.0, 0.0, 0.0, -0.03])
     tool /= np.linalg.norm(tool)
     mean = np.array([0.5, 0.0, 0.3, 3.1, 0.0, 0.0, 0.04, -0.04])[: space.size]
-    state = space.about(mean).encode(Pose((0.5, 0.0, 0.3), tool), 0.06)
+    state = space.about(mean, np.full(space.size, 0.3)).encode(Pose((0.5, 0.0, 0.3), tool), 0.06)
     np.testing.assert_allclose(state[3:6], quat_to_axis_angle(tool), atol=1e-9)
     assert state[3] > np.pi > abs(space.encode(Pose((0.5, 0.0, 0.3), tool), 0.06)[3])
+
+
+@pytest.mark.parametrize("mean_x", [0.06, 1.0, 2.4])
+def test_data_that_scipy_wrote_on_both_sides_stays_as_it_is(mean_x):
+    """A tool that points down: (3.1, 0, 0) and (-3.1, 0, 0) in one set of data, whose mean is of no orientation."""
+    deviation = np.array([0.1, 0.1, 0.1, np.sqrt(3.1**2 - mean_x**2), 0.1, 0.1, 0.01])
+    space = VECTOR.about(np.array([0.5, 0.0, 0.3, mean_x, 0.0, 0.0, 0.04]), deviation)
+    for written in (3.1, -3.1, -2.6):
+        pose = Pose((0.5, 0.0, 0.3), Rotation.from_rotvec([written, 0.0, 0.0]).as_quat())
+        np.testing.assert_allclose(space.encode(pose, 0.06)[3:6], [written, 0.0, 0.0], atol=1e-9)
 
 
 def test_what_is_added_back_to_a_policy_s_actions_is_what_was_taken_away():
@@ -106,7 +116,8 @@ def test_what_is_added_back_to_a_policy_s_actions_is_what_was_taken_away():
     pose, state = Pose((0.5, 0.0, 0.3), tool), np.array([0.5, 0.0, 0.3, *quat_to_axis_angle(tool), 0.0])
     stay = -np.array([0.05, 0.05, 0.05, *[LIBERO_RADIANS] * 3, 0.0]) * state
     mean = np.array([0.5, 0.0, 0.3, 3.1, 0.0, 0.0, 0.0, 0.0])
-    chunk = STEPS_LESS_STATE.about(mean, -mean[:7]).to_chunk(0, pose, np.tile(stay, (3, 1)), 0.1)
+    statistics = mean, np.full(8, 0.3)
+    chunk = STEPS_LESS_STATE.about(statistics, statistics).to_chunk(0, pose, np.tile(stay, (3, 1)), 0.1)
     np.testing.assert_allclose(chunk.positions, np.tile(pose.position, (3, 1)), atol=1e-9)
     turned = Rotation.from_quat(chunk.quaternions) * Rotation.from_quat(tool).inv()
     assert turned.magnitude().max() < 1e-6

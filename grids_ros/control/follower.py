@@ -97,11 +97,6 @@ class Follower:
     def measure(self, stamp_ns: int, pose: Pose) -> None:
         """Take the newest measured tool pose."""
         self._measured = (stamp_ns, pose)
-        if self._elsewhere:
-            self._elsewhere = False
-            held = self._motion.pose if self._motion else pose
-            if admissible(held, pose, self.config.limits)[0] is not held:
-                self._motion = None
 
     def hold(self, reason: str) -> None:
         """Drop the chunk and hold from the next tick on, until `release`.
@@ -149,7 +144,7 @@ class Follower:
         config = self.config
         if reason:
             self._holding = True
-            if self._motion is None:
+            if self._motion is None or self._elsewhere:
                 return None
             self._motion = brake(self._motion, config.limits, config.period_s)
             return Command(self._motion.pose, None, True, reason)
@@ -194,9 +189,15 @@ class Follower:
         """A clock that went back (a looped bag, a restarted simulation) leaves every earlier stamp without meaning.
 
         The arm and the hand may be other ones, too: a pose that is further from this arm than a lead is not held on
-        to, and what is wanted of the hand is sent anew.
+        to, nothing is said before one knows, and what is wanted of the hand is sent anew.
         """
         if now_ns < self._now_ns - self.config.future_s * NANOSECONDS:
-            self._join = self._measured = self._released_ns = self._gripper = None
+            self._join = self._released_ns = self._gripper = None
             self._elsewhere = True
         self._now_ns = now_ns
+        if self._elsewhere and not self._stale(now_ns):
+            self._elsewhere = False
+            measured = self._measured[1]
+            held = self._motion.pose if self._motion else measured
+            if admissible(held, measured, self.config.limits)[0] is not held:
+                self._motion = None

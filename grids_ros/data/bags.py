@@ -66,7 +66,8 @@ class Episode:
     without `target_pose` the targets are the poses.
     grippers, gripper_commands: stamps (n,), openings (n,) [m]; measured, and asked of the hand. The commands begin with
     the one that held when the episode began, where there was one.
-    objects: stamps (n,), positions (n, objects, 3) [m]; empty where the bag has none.
+    objects: stamps (n,), positions (n, objects, 3) [m]; empty where the bag has none. passed_over: by topic, messages
+    that no node would take (NaN, a quaternion that is none, a finger without a position), with the last one's fault.
     """
 
     instruction: str
@@ -76,6 +77,7 @@ class Episode:
     targets: tuple[np.ndarray, np.ndarray, np.ndarray]
     gripper_commands: tuple[np.ndarray, np.ndarray]
     objects: tuple[np.ndarray, np.ndarray]
+    passed_over: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 class _Collector:
@@ -87,6 +89,12 @@ class _Collector:
         self.rows: dict[str, list] = {
             name: [] for name in ("current_pose", "target_pose", "joint_states", "gripper_command", "object_poses")
         }
+        self.passed_over: dict[str, tuple[int, str]] = {}
+
+    def pass_over(self, role: str, fault: str) -> None:
+        """A message that no node would take."""
+        count, _ = self.passed_over.get(role, (0, ""))
+        self.passed_over[role] = (count + 1, fault)
 
     def add(self, role: str, row: tuple) -> None:
         """row: stamp and value; of an image, the message."""
@@ -102,6 +110,7 @@ class _Collector:
             _poses(self.rows[targets]),
             _table(self.rows["gripper_command"]),
             _table(self.rows["object_poses"], shape=(0, 3)),
+            self.passed_over,
         )
 
 
@@ -134,23 +143,19 @@ def _stamp(message, received_ns: int) -> int:
 
 
 def _values(message, role: str, topics: Topics):
-    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states, and
-    when they are none that a node would take.
+    """The numbers in a message, by what it is for; None when there are none, as in the arm's own joint states.
 
-    Raises ValueError for a pose in another frame.
+    Raises ValueError for numbers that no node would take.
     """
     if role == "object_poses":
         return [(pose.position.x, pose.position.y, pose.position.z) for pose in message.poses]
     if role == "gripper_command":
-        return float(message.data[0]) if len(message.data) and np.isfinite(message.data[0]) else None
-    if role in ("current_pose", "target_pose"):
-        check_frame(role, message.header, topics.base_frame)
-    try:
-        if role == "joint_states":
-            return to_opening(message, topics.fingers)
-        pose = to_pose(message, topics.base_frame, role)
-    except ValueError:  # NaN, a quaternion that is none, a finger without a position
-        return None
+        if len(message.data) and not np.isfinite(message.data[0]):
+            raise ValueError(f"gripper_command is {message.data[0]}")
+        return float(message.data[0]) if len(message.data) else None
+    if role == "joint_states":
+        return to_opening(message, topics.fingers)
+    pose = to_pose(message, topics.base_frame, role)
     return (*pose.position, *pose.quaternion)
 
 
@@ -185,35 +190,71 @@ def read_episodes(path: Path, topics: Topics | None = None) -> Iterator[Episode]
         found = _connections(source, topics)
         role_of = {connection.topic: role for role, connections in found.items() for connection in connections}
         wanted = [connection for connections in found.values() for connection in connections]
-        targets = "target_pose" if topics.target_pose else "current_pose"
-        current = _Collector(topics.said, tuple(topics.cameras)) if topics.said else None
-        late_ns = 0  # from the stamp of the latest pose to its arrival: gripper_command has no stamp of its own
-        asked: list[tuple] = []  # the latest gripper_command: it holds on into the next episode
+        reading = _Reading(topics)
         for connection, received_ns, message in _undamaged(source, wanted):
-            role = role_of[connection.topic]
+            role, ended = role_of[connection.topic], None
             if role in ("instruction", "marker"):
-                holds = current.instruction if current is not None else ""
-                words = message.data.strip() if role == "instruction" else holds
-                if role == "instruction" and words == holds:
-                    continue
-                if current is not None:
-                    yield current.episode(targets)
-                current = _Collector(words, tuple(topics.cameras)) if words else None
-                if current is not None:
-                    current.rows["gripper_command"] += asked
-                continue
-            try:
-                row = _row(message, role, received_ns - late_ns, topics)
-            except ValueError as error:
-                raise BagError(f"{source.path}: {error}") from error
-            if row is not None and role == "current_pose":
-                late_ns = received_ns - row[0] if abs(received_ns - row[0]) > APART_NS else 0
-            if row is not None and role == "gripper_command":
-                asked = [row]
-            if row is not None and current is not None:
-                current.add(role, row)
-        if current is not None:
-            yield current.episode(targets)
+                ended = reading.turn(role, message)
+            else:
+                try:
+                    reading.take(role, received_ns, message)
+                except ValueError as error:
+                    raise BagError(f"{source.path}: {error}") from error
+            if ended is not None:
+                yield ended
+        last = reading.end()
+        if last is not None:
+            yield last
+
+
+class _Reading:
+    """What is known of a bag while it is read: the episode that is under way, and what holds on into the next."""
+
+    def __init__(self, topics: Topics):
+        self._topics = topics
+        self._asked: list[tuple] = []  # arrival and value of the latest gripper_command
+        self._late_ns = 0  # from the stamp of the latest pose to its arrival: gripper_command has no stamp of its own
+        self._begin(topics.said)
+
+    def _begin(self, words: str) -> None:
+        self._current = _Collector(words, tuple(self._topics.cameras)) if words else None
+        if self._current is not None:
+            for at_ns, value in self._asked:
+                self._current.add("gripper_command", (at_ns - self._late_ns, value))
+
+    def end(self) -> Episode | None:
+        """The episode under way, if there is one."""
+        targets = "target_pose" if self._topics.target_pose else "current_pose"
+        return self._current.episode(targets) if self._current is not None else None
+
+    def turn(self, role: str, message) -> Episode | None:
+        """An instruction or a marker: the episode that it ends."""
+        holds = self._current.instruction if self._current is not None else ""
+        words = message.data.strip() if role == "instruction" else holds
+        if role == "instruction" and words == holds:
+            return None
+        ended = self.end()
+        self._begin(words)
+        return ended
+
+    def take(self, role: str, received_ns: int, message) -> None:
+        """Any other message. Raises ValueError for a pose in another frame."""
+        if role in ("current_pose", "target_pose"):
+            check_frame(role, message.header, self._topics.base_frame)
+        try:
+            row = _row(message, role, received_ns - self._late_ns, self._topics)
+        except ValueError as fault:
+            if self._current is not None:
+                self._current.pass_over(role, str(fault))
+            return
+        if row is None:
+            return
+        if role == "current_pose":
+            self._late_ns = received_ns - row[0] if abs(received_ns - row[0]) > APART_NS else 0
+        if role == "gripper_command":
+            self._asked = [(received_ns, row[1])]
+        if self._current is not None:
+            self._current.add(role, row)
 
 
 def _undamaged(source: Source, wanted: list[Connection]) -> Iterator[tuple[Connection, int, object]]:

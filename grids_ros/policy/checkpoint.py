@@ -106,8 +106,9 @@ class Checkpoint:
     @property
     def spaces(self) -> tuple[StateSpace, ActionSpace]:
         """What its states and actions mean, orientations written as in the data that it is normalised by."""
-        means = self.normalization.state_mean, self.normalization.action_mean
-        return self.spec.state.about(means[0]), self.spec.action.about(*means)
+        known = self.normalization
+        states, actions = (known.state_mean, known.state_std), (known.action_mean, known.action_std)
+        return self.spec.state.about(*states), self.spec.action.about(states, actions)
 
     def prompt(self) -> Prompt:
         """How this policy's instructions become token ids."""

@@ -39,9 +39,9 @@ class StateSpace:
         """Of the measured pose and gripper opening [m]: (size,)."""
         return self.encoded(pose, gripper, self.around)
 
-    def about(self, state_mean: np.ndarray) -> StateSpace:
-        """The same, written as in data of this mean."""
-        return replace(self, around=state_mean[TURN])
+    def about(self, mean: np.ndarray, deviation: np.ndarray) -> StateSpace:
+        """The same, written as in data of these statistics."""
+        return replace(self, around=_side(mean, deviation))
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class ActionSpace:
         """Stamp, measured pose, actions (n, 7), time between steps to the chunk. Inverse of `to_actions`."""
         return self.back(stamp_ns, pose, actions, step_s, self.around)
 
-    def about(self, state_mean: np.ndarray, action_mean: np.ndarray) -> ActionSpace:
-        """The same, written as in data of these means."""
-        return replace(self, around=(action_mean if self.whole else state_mean)[TURN])
+    def about(self, states: tuple[np.ndarray, np.ndarray], actions: tuple[np.ndarray, np.ndarray]) -> ActionSpace:
+        """The same, written as in data of these statistics: mean and deviation of each."""
+        return replace(self, around=_side(*(actions if self.whole else states)))
 
     def ways(self, actions: np.ndarray) -> np.ndarray:
         """Every way of writing actions (n, 7) that mean the same, (ways, n, 7)."""
@@ -77,6 +77,12 @@ class ActionSpace:
         other = actions.copy()
         other[:, TURN] = other_way(actions[:, TURN])
         return np.stack([actions, other])
+
+
+def _side(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Where the rotation vectors of data lie (3,) [rad]; NOWHERE when they lie on both sides, as scipy writes those of
+    a tool that points down, or are near zero: then they are written as scipy does."""
+    return mean[TURN] if np.linalg.norm(mean[TURN]) > 2.0 * np.linalg.norm(deviation[TURN]) else NOWHERE
 
 
 def other_way(turns: np.ndarray) -> np.ndarray:

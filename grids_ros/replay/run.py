@@ -41,7 +41,7 @@ class Turn:
 
 
 class Turns:
-    """Which ticks one policy infers at, as its node would: not while it is busy, and not without an observation.
+    """Which ticks one policy infers at, as its node would: not while it is busy, nor without a new observation.
 
     To be asked about every tick in turn, and told of each answer before the next.
     """
@@ -49,7 +49,8 @@ class Turns:
     def __init__(self, latency_s: float | None, words: Sequence[str]):
         """latency_s: from observation to chunk [s]; None: as measured. words: instructions to probe it with."""
         self._latency_s, self._words = latency_s, tuple(words)
-        self._episode, self._begun_ns, self._busy_until_ns, self._inferences = -1, 0, 0, 0
+        self._episode, self._busy_until_ns, self._inferences = -1, 0, 0
+        self._last_stamp_ns = -1
 
     def at(self, tick: Tick) -> Turn:
         if tick.episode != self._episode or tick.back:
@@ -58,7 +59,9 @@ class Turns:
             return Turn(tick)
         if tick.now_ns < self._busy_until_ns:
             return Turn(tick, missed=True)
-        return Turn(tick, infers=tick.observation is not None, other=self._other(tick))
+        if tick.observation is None or tick.observation.stamp_ns == self._last_stamp_ns:
+            return Turn(tick)
+        return Turn(tick, infers=True, other=self._other(tick))
 
     def _other(self, tick: Tick) -> str:
         """Now and then, the next instruction that the policy knows beside the tick's; "" where it has none."""
@@ -70,6 +73,7 @@ class Turns:
     def answered(self, turn: Turn, answer: Answer) -> None:
         if answer.output is not None:
             self._inferences += 1
+            self._last_stamp_ns = turn.tick.observation.stamp_ns
             self._busy_until_ns = turn.tick.now_ns + self.delay_ns(answer.output)
 
     def delay_ns(self, output: PolicyOutput) -> int:

@@ -37,7 +37,12 @@ class Worker:
             self._stopping = True
             self._wake.notify()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def _run(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ class ManagedNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.diagnostics = Diagnostics(self, self.diagnostic_values)
         self.exit_code = 0
+        self.stuck = False  # after `close`: a thread of it does not end
         if self.get_parameter("autostart").value:
             self._autostart = self.create_timer(AUTOSTART_DELAY_S, self._start_up, clock=STEADY)
 
@@ -185,6 +187,8 @@ def run(
         for number in (signal.SIGINT, signal.SIGTERM):  # ctrl-C reaches a launched node twice: once from the terminal
             signal.signal(number, signal.SIG_IGN)
         node.close()
+        if getattr(node, "stuck", False):
+            os._exit(FAILED)  # what an exit in order would wait for may never come
         executor.remove_node(node)
         node.destroy_node()
         code = getattr(node, "exit_code", 0)

@@ -23,7 +23,7 @@ from grids_ros import overlay
 from grids_ros.control.budget import TokenBudget
 from grids_ros.control.continuity import Continuity
 from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
-from grids_ros.observation import NotReady, Unchanged
+from grids_ros.observation import NotReady
 from grids_ros.parameters import AUTO, POLICY, ParameterError
 from grids_ros.policy.errors import InputError
 from grids_ros.policy.runtime import Policy
@@ -31,15 +31,13 @@ from grids_ros.ros import conversions, markers, qos
 from grids_ros.ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
 from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
 from grids_ros.ros.inference import Worker
-from grids_ros.ros.managed import FAILED, STEADY, ManagedNode, run
+from grids_ros.ros.managed import STEADY, ManagedNode, run
 from grids_ros.ros.realtime import SWITCH_S
 from grids_ros.ros.streams import Streams
 
 KEEP_UP_S = 0.02  # between two looks at what the robot has sent
 STALLED = 3  # periods after which an inference that has not ended is told of
-PATIENCE_S = 30.0  # for an inference to end when the node is deactivated; the slowest known takes 23
-ENDING_S = 0.1  # from a transition to the end of the process, so that its caller hears of it
-LAST_PATIENCE_S = 3.0  # the same when the process ends, before launch kills it
+PATIENCE_S = 3.0  # for the inference under way to end, when the node is deactivated or its process ends
 WINDOW = 100  # inferences over which rates and latencies are reported
 
 
@@ -50,6 +48,7 @@ class PolicyNode(ManagedNode):
         self._lock = threading.Lock()
         self._instruction, self._generation, self._active = "", 0, False
         self._worker: Worker | None = None
+        self._lingering: Worker | None = None  # an earlier one, whose inference did not end
         self._ticking: list = []
         self._own_threads = torch.get_num_threads()
         self._start_over()
@@ -58,6 +57,7 @@ class PolicyNode(ManagedNode):
     def _start_over(self) -> None:
         self._deadline_misses = self._published = self._dropped = 0
         self._last_chunk: float | None = None
+        self._last_stamp_ns = -1  # of an observation that a chunk was published for
         self._begun_s = 0.0  # when the inference that is under way began
         self._continuity, self._planned_generation = Continuity(), self._generation
         self._latencies, self._overheads = Window(WINDOW), Window(WINDOW)
@@ -119,6 +119,8 @@ class PolicyNode(ManagedNode):
         self._instruction = ""
 
     def activate(self) -> None:
+        if self._lingers():
+            raise OSError("the inference from before still has not ended: end this process")
         self._start_over()
         gc.collect()
         # Not before: the follower refuses the chunks of two policies, and takes whoever may publish them for one.
@@ -133,31 +135,27 @@ class PolicyNode(ManagedNode):
         ]
 
     def deactivate(self) -> None:
-        """An inference that never ends cannot be taken back: then the process ends, and launch starts another."""
-        if not self._stop(PATIENCE_S):
-            message = f"the inference under way has not ended within {PATIENCE_S:g} s: this process ends"
-            self.get_logger().fatal(message)
-            self.diagnostics.update(ERROR, message)
-            self.exit_code = FAILED
-            self.create_timer(ENDING_S, self.context.try_shutdown, clock=STEADY)
-
-    def _stop(self, timeout_s: float) -> bool:
-        """Publish no more; whether the inference under way has ended within `timeout_s`."""
+        """Publish no more. An inference that never ends cannot be taken back, so nothing waits for it for long."""
         for timer in self._ticking:
             self.destroy_timer(timer)
         with self._lock:
             self._active = False  # from here on nothing is published, whatever is still being computed
-        ended = self._worker.stop(timeout_s)
+        if not self._worker.stop(PATIENCE_S):
+            self.get_logger().error(f"the inference under way has not ended within {PATIENCE_S:g} s")
+            self._lingering = self._worker
         self._worker, self._ticking = None, []
         for publisher in (self._chunk_publisher, self._gripper_publisher):
             self.destroy_publisher(publisher)
         gc.unfreeze()
-        return ended
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
         if self._worker is not None:
-            self._stop(LAST_PATIENCE_S)
+            self.deactivate()
+        self.stuck = self._lingers()
+
+    def _lingers(self) -> bool:
+        return self._lingering is not None and self._lingering.alive
 
     def _on_instruction(self, message: String) -> None:
         """The very next chunk obeys it: a chunk being computed for the last instruction is dropped."""
@@ -191,14 +189,15 @@ class PolicyNode(ManagedNode):
         now_ns = self.get_clock().now().nanoseconds
         try:
             observation = self._streams.observe(instruction, now_ns)
+            if observation.stamp_ns == self._last_stamp_ns:  # the follower would refuse the chunk
+                self._wait_for_images(generation, begun)
+                return
             started = time.perf_counter()
             continuation = None
             if self.settings["join"] == "rtc":
                 continuation = self._continuity.at(observation, self._streams.held())
             output = self._policy.infer(observation, continuation=continuation)
             latency_s = time.perf_counter() - started
-        except Unchanged:
-            return
         except (NotReady, InputError) as error:
             self._report(generation, WARN, f"no chunk: {error}")
             return
@@ -209,6 +208,12 @@ class PolicyNode(ManagedNode):
             self._report(generation, OK, "publishing chunks")
             self._show(observation, output)
         self._account(budget, time.perf_counter() - begun)
+
+    def _wait_for_images(self, generation: int, now: float) -> None:
+        """A camera is slower than the policy, or the clock stands still: no fault, unless it lasts."""
+        waited_s = now - self._last_chunk
+        if waited_s * self.settings["rate_hz"] > STALLED:
+            self._report(generation, WARN, f"no chunk: for {waited_s:.1f} s no newer image of every camera")
 
     def _account(self, budget: TokenBudget, busy_s: float) -> None:
         """What the inference took in all, for the number of tokens of the next."""
@@ -239,7 +244,7 @@ class PolicyNode(ManagedNode):
         now = time.perf_counter()
         if self._last_chunk is not None:
             self._periods.add(now - self._last_chunk)
-        self._last_chunk = now
+        self._last_chunk, self._last_stamp_ns = now, output.chunk.stamp_ns
         self._published += 1
         return True
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from grids_ros.sim.tasks import TASKS
@@ -53,10 +54,14 @@ def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def identity(folder: Path, file: str) -> str:
-    """Name of a folder and digest of what tells it apart: another one of the same name makes another table."""
-    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    return f"{folder.resolve().name}, sha256 {digest[:12]}"
+def identity(folder: Path, pattern: str) -> str:
+    """Name of a folder and digest of these files in it: another one of the same name makes another table."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(pattern)):
+        with path.open("rb") as file:
+            for part in iter(partial(file.read, 1 << 20), b""):
+                digest.update(part)
+    return f"{folder.resolve().name}, sha256 {digest.hexdigest()[:12]}"
 
 
 def start_of(checkpoint: Path) -> str:
@@ -66,6 +71,7 @@ def start_of(checkpoint: Path) -> str:
         if sampler:
             pruned = f"it has a sampler of {sampler['tokens']} tokens, which one variant would begin with"
             raise TableError(f"--start {checkpoint}: {pruned}; expected a dense one, as `train --tokens 0` makes it")
+        (checkpoint / "model.safetensors").stat()
         return identity(checkpoint, "model.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TableError(f"--start {checkpoint}: {type(error).__name__}: {error}") from error
@@ -78,7 +84,7 @@ def work(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise TableError(error) from error
     start = start_of(options.start) if options.start else None
-    data = tuple(identity(bag, "metadata.yaml") for bag in bags)  # which says when it was begun, and how much it holds
+    data = tuple(identity(bag, "*") for bag in bags)
     settings = Settings(data, options.steps, options.batch, options.episodes, start)
     kinds = chosen(options.ood, KINDS)
     plan = Plan(chosen(options.variants, VARIANTS), options.seeds, chosen(options.tasks, TASKS), kinds)

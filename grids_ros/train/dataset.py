@@ -7,6 +7,7 @@ have been told, and no sample reaches across.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -124,19 +125,24 @@ def samples_of(episode: Episode, window: Window):
 
 def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
     columns: tuple[list, ...] = ([], [], [], [])
-    instructions, episodes, fingers = [], [], False
+    instructions, episodes, fingers, passed_over = [], [], False, {}
     for number, episode in enumerate(read_episodes(bag, topics)):
         fingers = fingers or len(episode.grippers[0]) > 0
+        for name, (count, fault) in episode.passed_over.items():
+            passed_over[name] = (passed_over.get(name, (0, ""))[0] + count, fault)
         for sample in samples_of(episode, window):
             for column, value in zip(columns, sample, strict=False):
                 column.append(value)
             instructions.append(episode.instruction)
             episodes.append(number)
+    told = "; ".join(f"{count} of {name} passed over, as: {fault}" for name, (count, fault) in passed_over.items())
     if not instructions:
         why = f"no stretch of {window.horizon} targets follows any image"
         if not fingers:
             why = f"no {topics.joint_states} within an episode has {', '.join(topics.fingers)}, see finger_joints"
-        raise BagError(f"{bag} holds no training sample: {why}")
+        raise BagError(f"{bag} holds no training sample: {f'{told}; ' if told else ''}{why}")
+    if told:
+        print(f"{bag.name}: {told}", file=sys.stderr)
     return Samples(*(np.stack(column) for column in columns), np.array(instructions), np.array(episodes))
 
 
