@@ -42,15 +42,35 @@ ARGUMENTS = {
 }
 
 
-def test_every_argument_is_described():
+@pytest.fixture(scope="module")
+def launch_file():
     spec = importlib.util.spec_from_file_location("franka_grids", LAUNCH_FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    declared = [
-        a for a in module.generate_launch_description().entities if isinstance(a, launch_actions.DeclareLaunchArgument)
-    ]
+    return module
+
+
+def test_every_argument_is_described(launch_file):
+    entities = launch_file.generate_launch_description().entities
+    declared = [entity for entity in entities if isinstance(entity, launch_actions.DeclareLaunchArgument)]
     assert {argument.name for argument in declared} == ARGUMENTS
     assert all(argument.description.endswith(".") for argument in declared)
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ("/**/grids_policy: {ros__parameters: {checkpoint: mine}}", True),
+        ("/left: {grids_policy: {ros__parameters: {checkpoint: mine}}}", True),
+        ("/**: {ros__parameters: {checkpoint: mine}}", True),
+        ("/left: {other: {ros__parameters: {checkpoint: mine}}}", False),
+        ("grids_policy: {ros__parameters: {rate_hz: 5.0}}", False),
+        ("", False),
+    ],
+)
+def test_a_checkpoint_in_the_parameter_file_is_not_overruled_by_the_demos(launch_file, tmp_path, sections, named):
+    (tmp_path / "arm.yaml").write_text(sections)
+    assert launch_file._names_checkpoint(tmp_path / "arm.yaml") == named
 
 
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="needs the ros2 command")
