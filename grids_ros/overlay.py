@@ -17,7 +17,7 @@ def draw(rgb: np.ndarray, coordinates: np.ndarray, caption: str | None = None, s
     keeps its colour from frame to frame. size: height that the image is brought to first [px]; None keeps it.
     Characters that OpenCV's font lacks are shown as question marks.
     """
-    image = np.array(rgb) if size is None else _scaled(rgb, size)
+    image = np.array(rgb, order="C") if size is None else _scaled(rgb, size)  # OpenCV draws on no other order
     height, width = image.shape[:2]
     radius = max(2.0, min(height, width) / 80.0)
     unit = 1 << _SUBPIXEL

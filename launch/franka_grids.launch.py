@@ -31,6 +31,7 @@ from launch import LaunchDescription
 PACKAGE = "grids_ros"
 SHARE = get_package_share_directory(PACKAGE)
 RESPAWN_DELAY_S = 2.0
+BASE_FRAME = "base"  # the nodes' default
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of FastDDS 2, of 3
 
 ARGUMENTS = {
@@ -65,16 +66,18 @@ def _flag(value: str) -> bool:
     return value.lower() in ("true", "1")
 
 
-def _names_checkpoint(params_file: str) -> bool:
-    """Whether the policy's checkpoint is among its parameters in this file, however deep its namespace is nested."""
+def _said(params_file: str) -> dict:
+    """The policy's parameters in this file, however deep its namespace is nested."""
 
-    def found(name: str, content) -> bool:
+    def found(name: str, content) -> dict:
         if not isinstance(content, dict):
-            return False
-        inside = content.get("ros__parameters") or {}
-        if name.rpartition("/")[2] in ("grids_policy", "**") and "checkpoint" in inside:
-            return True
-        return any(found(key, value) for key, value in content.items() if key != "ros__parameters")
+            return {}
+        own = name.rpartition("/")[2] in ("grids_policy", "**")
+        said = dict((content.get("ros__parameters") or {}) if own else {})
+        for key, value in content.items():
+            if key != "ros__parameters":
+                said |= found(key, value)
+        return said
 
     with open(params_file) as file:
         return found("", yaml.safe_load(file))
@@ -84,9 +87,10 @@ def _nodes(context) -> list:
     """The nodes, with those arguments as parameters that were given."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     sim, params = _flag(given["sim"]), given["params_file"]
+    said = _said(params)
     clock = {"use_sim_time": _flag(given["use_sim_time"])} if given["use_sim_time"] else {}
     policy, follower = {"autostart": True, **clock}, {"autostart": True, **clock}
-    if given["checkpoint"] or not _names_checkpoint(params):
+    if given["checkpoint"] or "checkpoint" not in said:
         policy["checkpoint"] = given["checkpoint"] or os.path.join(SHARE, "models", "demo")
     if given["device"]:
         policy["device"] = given["device"]
@@ -122,7 +126,7 @@ def _nodes(context) -> list:
             actions.insert(0, SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)))
         actions += [sim_node, _end_with(sim_node, "the simulated arm")]
     if _flag(given["rviz"]):
-        view = ["-d", os.path.join(SHARE, "config", "grids.rviz")]
+        view = ["-d", os.path.join(SHARE, "config", "grids.rviz"), "-f", str(said.get("base_frame", BASE_FRAME))]
         actions.append(
             Node(
                 package="rviz2",

@@ -346,6 +346,24 @@ def test_an_openpi_folder_in_pytorch(tmp_path):
     assert checkpoint.model.config.chunk_size == 5
 
 
+def test_a_converted_policy_warms_up_whatever_its_words_take(tmp_path, monkeypatch):
+    """PaliGemma frames a prompt with two tokens, and what is shortest in its vocabulary is no word: as the nodes do."""
+    model = pi0()
+    save_openpi(tmp_path / "theirs", model)
+    save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
+    policy = Policy(convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO))
+    lengths = []
+    real = type(policy._engine).sample_actions
+
+    def watched(engine, pixels, ids, mask, *rest):
+        lengths.append(int(mask.sum()))
+        return real(engine, pixels, ids, mask, *rest)
+
+    monkeypatch.setattr(type(policy._engine), "sample_actions", watched)
+    policy.warm_up()
+    assert set(lengths) == {3 * 16 + 48}, "the longest instruction that it takes"
+
+
 def test_libero_s_actions_become_steps_of_the_tool(tmp_path):
     """LIBERO takes 1 for 0.05 m and 0.5 rad, -1 for an open gripper; pi0_libero adds the state to what π0 says."""
     model = pi0()

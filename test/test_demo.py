@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from geometry_msgs.msg import PoseStamped
 from ros_harness import private_domain, until
 from rosbags.highlevel import AnyReader
 from tiny import save_tiny
@@ -18,6 +19,7 @@ from tiny import save_tiny
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.demo.monitor import Episode, Judge, Monitor, control_rate, percentiles
 from grids_ros.demo.run import taught
+from grids_ros.ros import qos
 from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +115,13 @@ def test_a_policy_that_does_not_come_up_fails_the_demo_and_says_why(tmp_path):
     code, said = demo(tmp_path / "out", tmp_path / "empty", "--episodes", "1")
     assert code == 1
     assert "lacks config.json" in said
+
+
+def test_where_an_arm_is_already_nothing_is_started(tmp_path, ros):
+    """crisp_controllers listen to target_pose: the demo's would move a real arm."""
+    ros.publisher(PoseStamped, "current_pose", qos.MEASURED)
+    code, said = demo(tmp_path / "out", save_tiny(tmp_path / "checkpoint"), "--episodes", "1")
+    assert code == 1 and "/bench already use current_pose in ROS domain" in said and "Starting" not in said
 
 
 def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from grids_ros.images import to_rgb
 from grids_ros.overlay import draw
 
 
@@ -41,6 +44,16 @@ def test_size_enlarges_the_picture_but_not_where_the_dots_lie():
     assert drawn.shape == (240, 320, 3)
     rows, columns = np.nonzero(drawn[:, :, 0] > 100)
     assert (np.mean(columns) + 0.5, np.mean(rows) + 0.5) == pytest.approx((240, 60), abs=0.5)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "bgra8", "rgba8", "mono8"])
+def test_whatever_the_camera_sends_can_be_drawn_on(encoding):
+    """Decoding is a view where it can be, in an order that OpenCV does not draw on."""
+    channels = {"mono8": 1, "bgra8": 4, "rgba8": 4}.get(encoding, 3)
+    data = np.full((48, 64, channels), 77, np.uint8).tobytes()
+    message = SimpleNamespace(encoding=encoding, height=48, width=64, step=64 * channels, is_bigendian=0, data=data)
+    drawn = draw(to_rgb(message), np.array([[0.5, 0.5]]), caption="lift")
+    assert drawn.shape == (48, 64, 3) and (drawn[24, 32] != 77).any() and (drawn[0, 0] == 77).all()
 
 
 def test_the_dense_model_has_no_coordinates_and_no_dots():

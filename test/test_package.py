@@ -50,8 +50,10 @@ def test_the_reports_template_is_installed(prefix):
 
 def test_an_installed_program_runs(prefix):
     packages = next((prefix / "lib").glob("python*/site-packages"))
-    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    activated = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": str(packages), "PATH": activated}
     program = prefix / "lib" / "grids_ros" / "record"
+    assert program.read_text().startswith("#!/usr/bin/env python3\n"), "the interpreter of a virtual environment, too"
     ran = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True, cwd=prefix)
     assert ran.returncode == 0 and "--episodes" in ran.stdout, ran.stderr
 
@@ -86,6 +88,22 @@ def test_the_core_imports_no_ros():
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "False"
+
+
+def test_who_has_an_arm_needs_no_simulation():
+    """Everything but the simulated arm, and what plays or records in it, does without MuJoCo."""
+    programs = (
+        "train.__main__",
+        "train.diagnose",
+        "train.loop",
+        "replay.__main__",
+        "convert.__main__",
+        "policy.runtime",
+    )
+    code = "import importlib, sys\nsys.modules.update(mujoco=None, mink=None)\n"
+    code += f"for name in {programs!r}: importlib.import_module(f'grids_ros.{{name}}')"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_command_line_names_its_commands_and_refuses_others():

@@ -22,6 +22,7 @@ from grids_ros.policy import flops
 from grids_ros.policy.arithmetic import linear
 from grids_ros.policy.baselines import Baseline, BaselineConfig
 from grids_ros.policy.engine import Engine
+from grids_ros.policy.graph import Graphs
 from grids_ros.policy.grids import attach, detach, place
 from grids_ros.sampler import GridSampler, SamplerConfig
 
@@ -31,7 +32,7 @@ GRIDS = 16  # tokens per camera of the row that the figures promised are about, 
 @dataclass(eq=False)
 class Contender:
     """One row. sampler: None for dense. ours: or transformers'. merge: as `Engine` takes it. seconds: of each run, by
-    stage and "total"; grows as it runs."""
+    stage and "total"; grows as it runs. graphs: the engine's, which know no other sampler than theirs."""
 
     name: str
     tokens: int | None
@@ -39,6 +40,7 @@ class Contender:
     ours: bool
     merge: int = 0
     seconds: list[dict[str, float]] = field(default_factory=list)
+    graphs: dict[int, Graphs] = field(default_factory=dict)
 
 
 class Arena:
@@ -50,6 +52,7 @@ class Arena:
         self._engines = {count: Engine(model, size.steps, count) for count in {0, merge}}
         vlm = model.model.vlm
         self._spent: dict[str, float] = {}
+        self._waits = False
         for engine in self._engines.values():
             self._watch(engine, "see", "see")
             self._watch(engine, "read", "read")
@@ -83,6 +86,7 @@ class Arena:
         """One inference; its times are added to the contender's. Returns the actions on the CPU."""
         with self._in_place(contender.sampler):
             self._spent.clear()
+            self._waits = self.model.device.type == "cuda" and not contender.ours  # a graph that is recorded cannot
             started = time.perf_counter()
             actions = (self._ours if contender.ours else self._transformers)(contender).cpu()
             total = time.perf_counter() - started
@@ -123,9 +127,10 @@ class Arena:
             return sum(parameter.numel() for parameter in self.model.parameters())
 
     def _ours(self, contender: Contender) -> Tensor:
-        return self._engines[contender.merge].sample_actions(
-            self._pixels, *self._prompt(contender), self._state, self._noise
-        )
+        engine = self._engines[contender.merge]
+        if engine.graphs is not None:
+            engine.graphs = contender.graphs
+        return engine.sample_actions(self._pixels, *self._prompt(contender), self._state, self._noise)
 
     def _transformers(self, contender: Contender) -> Tensor:
         ids, mask = self._prompt(contender)
@@ -182,12 +187,19 @@ class Arena:
         original: Callable = getattr(owner, method)
 
         def watched(*arguments, **options):
+            self._settle()
             started = time.perf_counter()
             result = original(*arguments, **options)
+            self._settle()
             self._spent[stage] = self._spent.get(stage, 0.0) + time.perf_counter() - started
             return result
 
         setattr(owner, method, watched)
+
+    def _settle(self) -> None:
+        """Until the device has done what it was told: what is timed is not only how long that took to say."""
+        if self._waits:
+            torch.cuda.synchronize()
 
 
 def _bytes(module: nn.Module) -> int:

@@ -29,7 +29,7 @@ def run(name: str, cameras: int, tokens: Sequence[int], merge: int, runs: int, d
     """The bench; its exit code. The last line of output is the JSON that is also in OUT/model-<size>.json."""
     size = sizes.size(name)
     print(f"Measuring {device}: reading and multiplying", flush=True)
-    bounds = roofline.measure(device)
+    bounds = roofline.measure(device, torch.float32 if device == "cpu" else size.dtype)
     print(f"PI0 of size {name} with random weights in {str(size.dtype).removeprefix('torch.')}", flush=True)
     try:
         arena = Arena(size, sizes.make(size, device), cameras, merge)

@@ -40,6 +40,7 @@ def run(checkpoint: Path, seconds: float, out: Path) -> int:
     monitor = Monitor()
     try:
         with Processes(out / "logs") as processes, Conductor(processes, monitor) as conductor:
+            conductor.alone()
             bench = Bench(processes, conductor, monitor, checkpoint)
             conditions = bench.run_all(seconds)
             problems = processes.stop()

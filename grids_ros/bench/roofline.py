@@ -34,10 +34,8 @@ class Bounds:
         return sum(max(stages[name] / self.flops_per_s, bytes_read.get(name, 0) / self.bytes_per_s) for name in stages)
 
 
-def measure(device: str) -> Bounds:
-    """Takes some seconds. The best of REPEATS, for a bound is not an average."""
-    on_cpu = torch.device(device).type == "cpu"
-    dtype = torch.float32 if on_cpu else torch.bfloat16
+def measure(device: str, dtype: torch.dtype) -> Bounds:
+    """dtype: what the runtime computes in. Takes some seconds. The best of REPEATS, for a bound is not an average."""
     weights, vector = torch.ones(READ_ROWS, READ_COLUMNS, dtype=dtype, device=device), torch.ones(READ_COLUMNS)
     vector = vector.to(device, dtype)
     square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)

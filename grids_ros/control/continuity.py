@@ -6,6 +6,7 @@ That is a matter of stamps and of delays that were measured, never of the time t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Continuity:
     def delay_s(self) -> float | None:
         """The delay to plan for, from observation to follower [s]; None before it was measured."""
         delays = self._delays.copy()  # appended to by another thread
-        return float(np.quantile(delays, QUANTILE, method="higher")) if delays else None
+        return sorted(delays)[math.ceil(QUANTILE * (len(delays) - 1))] if delays else None
 
     def at(self, observation: Observation, held: bool) -> Continuation | None:
         """What a chunk for `observation` goes on from; None when nothing is being followed.

@@ -22,7 +22,7 @@ from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.messages import check_frame, to_ns, to_opening, to_pose
 
 FRAME = "base"
-BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
+BAG_VERSION = 8  # of the metadata: the latest that Humble reads, which wants QoS profiles as a text
 _PNG_LEVEL = 1  # lossless either way; higher levels cost much time for little space
 _FOREVER = QosTime(9223372036, 854775807)
 MAX_GAP_NS = 150_000_000  # between two targets that belong together

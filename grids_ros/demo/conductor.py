@@ -29,6 +29,7 @@ from grids_ros.sim.model import OBJECTS
 TURN_S = 0.02  # how long one turn of the loop waits for an answer
 START_S = 120.0  # loading and compiling a large policy takes long
 ANSWER_S = 5.0
+DISCOVERY_S = 4.0  # FastDDS announces a participant every 3 s
 ATTEMPTS = 4
 _LEADS_TO = {
     Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
@@ -70,6 +71,19 @@ class Conductor:
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
+
+    def alone(self) -> None:
+        """Raises DemoError when an arm or a controller is in this ROS domain: our simulated one would move it."""
+        self.rest(DISCOVERY_S)
+        domain = self._context.get_domain_id()
+        for topic in ("target_pose", "current_pose"):
+            found = (*self.node.get_publishers_info_by_topic(topic), *self.node.get_subscriptions_info_by_topic(topic))
+            others = sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found})
+            if others:
+                raise DemoError(
+                    f"{', '.join(others)} already use {topic} in ROS domain {domain}, and the simulated arm would get "
+                    "between them: set ROS_DOMAIN_ID to a domain without a robot"
+                )
 
     @property
     def now_ns(self) -> int:

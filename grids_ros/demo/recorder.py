@@ -23,11 +23,11 @@ from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
+from grids_ros.data.bags import BAG_VERSION
 from grids_ros.ros import qos
 from grids_ros.ros.polling import Inbox
 
 CAMERAS = ("base", "wrist")
-BAG_VERSION = 9  # of the metadata: what Jazzy and Kilted write
 _FOREVER = QosTime(9223372036, 854775807)
 _PENDING = 500  # messages of one topic that may wait between two drains; images fewer
 _PENDING_IMAGES = 20

@@ -89,21 +89,23 @@ def perform(processes: Processes, monitor: Monitor, checkpoint: Path, episodes: 
         "policy": {"autostart": "true", "checkpoint": checkpoint, "threads": 1},
         "follower": {"autostart": "true"},
     }
-    print(f"Starting three processes; their logs are in {bag.parent / 'logs'}", flush=True)
-    for name, values in parameters.items():
-        processes.start(name, node_command(f"grids_ros.ros.{name}_node", **values))
-    with Conductor(processes, monitor) as conductor, Recorder(conductor.node, bag) as recorder:
-        conductor.recorder = recorder
-        bring_up(conductor, processes, checkpoint)
-        tasks = taught(checkpoint)
-        for number in range(1, episodes + 1):
-            if number > 1:
-                seed = renew(conductor)
-            play(conductor, monitor, tasks[(number - 1) % len(tasks)], number, episodes, seed)
-        for node in ("policy", "follower"):
-            conductor.change_state(node, Transition.TRANSITION_DEACTIVATE)
-            conductor.change_state(node, Transition.TRANSITION_CLEANUP)
-            conductor.change_state(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    with Conductor(processes, monitor) as conductor:
+        conductor.alone()
+        print(f"Starting three processes; their logs are in {bag.parent / 'logs'}", flush=True)
+        for name, values in parameters.items():
+            processes.start(name, node_command(f"grids_ros.ros.{name}_node", **values))
+        with Recorder(conductor.node, bag) as recorder:
+            conductor.recorder = recorder
+            bring_up(conductor, processes, checkpoint)
+            tasks = taught(checkpoint)
+            for number in range(1, episodes + 1):
+                if number > 1:
+                    seed = renew(conductor)
+                play(conductor, monitor, tasks[(number - 1) % len(tasks)], number, episodes, seed)
+            for node in ("policy", "follower"):
+                conductor.change_state(node, Transition.TRANSITION_DEACTIVATE)
+                conductor.change_state(node, Transition.TRANSITION_CLEANUP)
+                conductor.change_state(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
 
 
 def bring_up(conductor: Conductor, processes: Processes, checkpoint: Path) -> None:

@@ -52,7 +52,7 @@ class Engine:
             widen_all_but(model, {m.weight for m in linears})
         self._vision, self._language = Siglip(vlm.vision_tower, merge), Gemma(vlm.language_model)
         self._expert, self._clock = Gemma(model.model.dit), Clock(model, steps, self.dtype)
-        self._graphs: dict[int, Graphs] | None = {} if self.device.type == "cuda" else None  # by tokens per camera
+        self.graphs: dict[int, Graphs] | None = {} if self.device.type == "cuda" else None  # by tokens per camera
 
     def sample_actions(
         self,
@@ -73,13 +73,13 @@ class Engine:
         ids, mask = self._trim(input_ids, attention_mask, pixels.shape[1] * tokens)
         bound = (guidance.targets, guidance.weights) if guidance else (None, None)
         inputs = (pixels.to(self.dtype), ids, mask, state.to(self.dtype), noise, *bound)
-        infer = self._infer if self._graphs is None else self._graphs.setdefault(tokens, Graphs(self._infer))
+        infer = self._infer if self.graphs is None else self.graphs.setdefault(tokens, Graphs(self._infer))
         actions, self.coordinates = infer(*map(self._upload, inputs))
         return actions
 
     def text_lengths(self, longest: int) -> Sequence[int]:
         """Of up to `longest` tokens: lengths of text that, each run once, leave nothing to be prepared later."""
-        return (longest,) if self._graphs is None else range(longest, 0, -self._bucket)
+        return (longest,) if self.graphs is None else range(longest, 0, -self._bucket)
 
     def _infer(self, pixels, ids, mask, state, noise, targets, weights) -> tuple[Tensor, Tensor | None]:
         """Of what is on the device; targets, weights: of the guidance, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -163,6 +164,13 @@ class Prompt:
         words = encoding.ids
         if len(words) > self.length:
             raise InputError(f"instruction takes {len(words)} tokens, this policy takes at most {self.length}")
+        return self._framed(words)
+
+    def of_length(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same for so many tokens of text, up to `length`, that mean nothing: to measure, or to warm up with."""
+        return self._framed([int(self.image_token == 0)] * tokens)
+
+    def _framed(self, words: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         ids = np.zeros(self.placeholders + self.length, np.int64)
         ids[: self.placeholders] = self.image_token
         ids[self.placeholders : self.placeholders + len(words)] = words

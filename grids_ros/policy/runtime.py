@@ -121,17 +121,14 @@ class Policy:
     def warm_up(self) -> None:
         """Infer on a made-up observation, so that the first real one takes no longer than the rest, whatever its
         instruction."""
-        words = [w for w in self._prompt.tokenizer.get_vocab() if not w.startswith("[")]
         image = np.zeros((self._image_size, self._image_size, 3), np.uint8)
-        pose = Pose((0.5, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
-        for length in self._engine.text_lengths(self._prompt.length - 1):  # the begin token is one more
-            instruction = " ".join([min(words)] * length)
-            observation = Observation(0, dict.fromkeys(self.cameras, image), pose, 0.08, instruction)
+        observation = Observation(0, dict.fromkeys(self.cameras, image), Pose((0.5, 0.0, 0.3), (1, 0, 0, 0)), 0.08, "-")
+        for length in self._engine.text_lengths(self._prompt.length):
+            prompt = self._prompt.of_length(length)
             for _ in range(2):
-                output = self.infer(observation)
-            self.infer(observation, continuation=Continuation(output.chunk, delay_s=0.0))
+                output = self._infer(observation, prompt)
+            self._infer(observation, prompt, continuation=Continuation(output.chunk, delay_s=0.0))
 
-    @torch.no_grad()
     def infer(
         self, observation: Observation, seed: int | None = None, continuation: Continuation | None = None
     ) -> PolicyOutput:
@@ -143,38 +140,48 @@ class Policy:
         continuation: the chunk being followed, which this one then goes on from.
         Raises InputError when the instruction cannot be encoded, or a camera is missing.
         """
-        started = time.perf_counter()
         missing = [name for name in self.cameras if name not in observation.images]
         if missing:
             raise InputError(f"observation lacks cameras {missing}; it has {sorted(observation.images)}")
+        return self._infer(observation, self._encode(observation.instruction), seed, continuation)
+
+    @torch.no_grad()
+    def _infer(
+        self,
+        observation: Observation,
+        prompt: tuple[np.ndarray, np.ndarray],
+        seed: int | None = None,
+        continuation: Continuation | None = None,
+    ) -> PolicyOutput:
+        """prompt: ids and mask, in place of the observation's instruction."""
+        started = time.perf_counter()
         images = [preprocess.letterbox(observation.images[name], self._image_size) for name in self.cameras]
-        ids, mask = self._encode(observation.instruction)
-        config = self._model.config
-        normalization = self._checkpoint.normalization
-        states, meant = self._checkpoint.spaces
-        state = normalization.normalize_state(states.encode(observation.pose, observation.gripper))
-        shape = (1, config.chunk_size, config.max_action_dim)
-        start = torch.zeros(shape)
-        if seed is not None:
-            start.normal_(generator=torch.Generator().manual_seed(seed))
-        inputs = (
-            preprocess.to_pixels(np.stack(images))[None],
-            torch.from_numpy(ids)[None],
-            torch.from_numpy(mask)[None],
-            torch.from_numpy(preprocess.pad(state, config.max_state_dim))[None],
-            start,
-        )
+        inputs = (preprocess.to_pixels(np.stack(images))[None], *(torch.from_numpy(part)[None] for part in prompt))
+        numbers = self._state(observation), self._start(seed)
         guidance = self._guidance(observation, continuation) if continuation else None
         prepared = time.perf_counter()
-        actions = self._engine.sample_actions(*inputs, guidance)[0, :, : preprocess.ACTION_DIM]
+        actions = self._engine.sample_actions(*inputs, *numbers, guidance)[0, :, : preprocess.ACTION_DIM]
         actions = actions.cpu().numpy()
         ended = time.perf_counter()
-        actions = normalization.denormalize_actions(actions)
+        actions = self._checkpoint.normalization.denormalize_actions(actions)
+        _, meant = self._checkpoint.spaces
         return PolicyOutput(
             chunk=meant.to_chunk(observation.stamp_ns, observation.pose, actions, self._checkpoint.spec.step_s),
             coordinates=self._coordinates(observation),
             latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
         )
+
+    def _state(self, observation: Observation) -> torch.Tensor:
+        """Proprioception in this model's terms, (1, state_dim)."""
+        states, _ = self._checkpoint.spaces
+        state = self._checkpoint.normalization.normalize_state(states.encode(observation.pose, observation.gripper))
+        return torch.from_numpy(preprocess.pad(state, self._model.config.max_state_dim))[None]
+
+    def _start(self, seed: int | None) -> torch.Tensor:
+        """Where the flow starts, (1, n, action_dim)."""
+        config = self._model.config
+        start = torch.zeros((1, config.chunk_size, config.max_action_dim))
+        return start if seed is None else start.normal_(generator=torch.Generator().manual_seed(seed))
 
     def _guidance(self, observation: Observation, continuation: Continuation) -> Guidance:
         """The previous chunk in this model's terms; what pads the actions to PI0's width is left alone."""

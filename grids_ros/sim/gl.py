@@ -31,12 +31,14 @@ def explain(cause: BaseException) -> RenderError:
 
 
 def _load() -> BaseException | None:
-    """Import mujoco; what kept OpenGL from loading, or None."""
+    """Import mujoco, where it is installed; what kept OpenGL from loading, or None."""
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # works with and without a display
     try:
         importlib.import_module("mujoco")
     except _IMPORT_ERRORS as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "mujoco":
+            return None  # not installed: who needs it says so
         wanted = os.environ.get("MUJOCO_GL")
         if wanted is None:
             raise

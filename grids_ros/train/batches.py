@@ -11,7 +11,6 @@ from grids_ros.policy.spaces import MATRIX
 from grids_ros.sim import model
 from grids_ros.train.dataset import Samples
 from grids_ros.train.losses import DRAWS, Batch, Counts, sample_times
-from grids_ros.train.places import places
 from grids_ros.train.recipe import Recipe
 
 STATE_NOISE = 0.05  # standard deviation added to the normalised state
@@ -44,9 +43,11 @@ class Batches:
         self.located = len(flat) > 0 and checkpoint.spec.state is MATRIX
         self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if self.located else samples.objects
         shape = (len(samples), len(checkpoint.spec.cameras), samples.objects.shape[1], 2)
-        self._places = (
-            places(samples.objects, samples.states, checkpoint.spec.cameras) if self.located else np.full(shape, np.nan)
-        )
+        self._places = np.full(shape, np.nan)
+        if self.located:  # by the simulation's cameras: who trains on a robot's bags needs no MuJoCo
+            from grids_ros.train.places import places
+
+            self._places = places(samples.objects, samples.states, checkpoint.spec.cameras)
 
     def _draw(self, step: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of a batch: as many of each task, whichever there is more data of; what is left over goes round."""
