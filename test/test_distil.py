@@ -64,10 +64,17 @@ def gradients(trainer):
     return {name: p.grad for name, p in trainer.module.named_parameters() if p.grad is not None}
 
 
+# Biases that change nothing: added to every key alike, or taken away again by the norm that follows, whose groups have
+# one channel each here. Their gradients are rounding errors and nothing else, of which Adam makes whole steps.
+VAIN = ("k_proj.bias", "patch_embedding.layers.0.bias")
+
+
 def assert_same(ours, theirs, tolerance=1e-4):
     """Equal up to float32's rounding, beside the largest number of each tensor."""
     assert ours.keys() == theirs.keys() and ours
     for name, tensor in ours.items():
+        if name.endswith(VAIN):
+            continue
         scale = theirs[name].abs().max().item()
         torch.testing.assert_close(tensor, theirs[name], rtol=0.0, atol=tolerance * scale + 1e-8, msg=name)
 
@@ -268,8 +275,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, monkeypatch):
         both = together(tmp_path / "both")
         assert second.wait(60) == 0
     for ours, theirs in zip(both, alone, strict=True):
-        # Added to every key alike, this bias changes no attention: Adam makes steps of its gradient's rounding errors.
-        assert_same(*({n: t for n, t in weights.items() if "k_proj.bias" not in n} for weights in (ours, theirs)))
+        assert_same(ours, theirs)
     logs = [[json.loads(line) for line in (tmp_path / n / "losses.jsonl").open()] for n in ("both", "alone")]
     for ours, theirs in zip(*logs, strict=True):
         del ours["seconds"], theirs["seconds"]
