@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,6 +25,7 @@ STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 # Exit codes: a bug; a bad parameter or a missing library; `autostart` did not reach active.
 FAILED, REFUSED, NOT_STARTED = 1, 2, 3
 AUTOSTART_DELAY_S = 0.1
+SIGNALLED_S = 0.2  # until a signal that has come has ended the context
 _FAILURE = TransitionCallbackReturn.FAILURE
 
 
@@ -180,7 +182,8 @@ def run(
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError:  # a signal ends the context at once, and whoever was publishing gets an RCLError
+    except RuntimeError:  # a signal cuts off whatever calls rclpy, and ends the context at once or a moment later
+        time.sleep(SIGNALLED_S)
         if rclpy.ok():
             raise
     finally:
