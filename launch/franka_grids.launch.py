@@ -26,6 +26,7 @@ from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
+from grids_ros.params_file import sections
 from launch import LaunchDescription
 
 PACKAGE = "grids_ros"
@@ -67,20 +68,10 @@ def _flag(value: str) -> bool:
 
 
 def _said(params_file: str) -> dict:
-    """The policy's parameters in this file, however deep its namespace is nested."""
-
-    def found(name: str, content) -> dict:
-        if not isinstance(content, dict):
-            return {}
-        own = name.rpartition("/")[2] in ("grids_policy", "**")
-        said = dict((content.get("ros__parameters") or {}) if own else {})
-        for key, value in content.items():
-            if key != "ros__parameters":
-                said |= found(key, value)
-        return said
-
+    """The policy's parameters in this file."""
     with open(params_file) as file:
-        return found("", yaml.safe_load(file))
+        found = list(sections(yaml.safe_load(file)))
+    return {key: value for name, values in found if name in ("grids_policy", "**") for key, value in values.items()}
 
 
 def _nodes(context) -> list:

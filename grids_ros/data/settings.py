@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from grids_ros.data.bags import IMAGE_TYPES, Topics
 from grids_ros.data.source import BagError, Source
 from grids_ros.intake import COMPRESSED, image_topics
 from grids_ros.parameters import FOLLOWER, POLICY, Parameter, ParameterError, check_name, follower_config
+from grids_ros.params_file import sections
 
 NODES = {"grids_policy": POLICY, "grids_follower": FOLLOWER}
 ASSIGN = ":="
@@ -98,27 +99,17 @@ def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, s
 def _parameters(file: Path) -> dict[str, dict]:
     """Node to its parameters in the file. Raises ParameterError."""
     try:
-        sections = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ParameterError(f"cannot read parameters from {file}: {error}") from error
-    if not isinstance(sections, dict):
+    if not isinstance(content, dict):
         raise ParameterError(f"{file} holds no parameters: expected /**/grids_policy: ros__parameters: ...")
     by_name: dict[str, dict] = {}
-    for name, values in _sections("", sections):
+    for name, values in sections(content):
         by_name.setdefault(name, {}).update(values)
     if not by_name.keys() & {*NODES, EVERY}:
-        raise ParameterError(f"{file} has sections {list(sections)}, expected one for {' or '.join(NODES)}")
+        raise ParameterError(f"{file} has sections {list(content)}, expected one for {' or '.join(NODES)}")
     return {node: _for_node(table, by_name.get(EVERY, {})) | by_name.get(node, {}) for node, table in NODES.items()}
-
-
-def _sections(name: str, content) -> Iterator[tuple[str, dict]]:
-    """Node name, without its namespace, and parameters of every section; namespaces may be nested or written out."""
-    if isinstance(content, dict):
-        if "ros__parameters" in content:
-            yield name, content["ros__parameters"] or {}
-        for key, inside in content.items():
-            if key != "ros__parameters":
-                yield from _sections(str(key).rpartition("/")[2], inside)
 
 
 def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> dict[str, object]:

@@ -74,8 +74,9 @@ class Conductor:
 
     def alone(self) -> None:
         """Raises DemoError when an arm or a controller is in this ROS domain: our simulated one would move it."""
-        self.rest(DISCOVERY_S)
         domain = self._context.get_domain_id()
+        print(f"Making sure that no arm is in ROS domain {domain}: {DISCOVERY_S:g} s", flush=True)
+        self.rest(DISCOVERY_S)
         for topic in ("target_pose", "current_pose"):
             found = (*self.node.get_publishers_info_by_topic(topic), *self.node.get_subscriptions_info_by_topic(topic))
             others = sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found})

@@ -32,6 +32,7 @@ class Policy:
     ):
         """merge: as `Engine` takes it. Raises ValueError for more than can be merged."""
         self._checkpoint = checkpoint
+        self._states, self._actions = checkpoint.spaces
         self._model = checkpoint.model.to(device).eval().requires_grad_(False)
         self._read_prompt()
         self._engine = Engine(self._model, denoising_steps or checkpoint.spec.denoising_steps, merge)
@@ -164,17 +165,16 @@ class Policy:
         actions = actions.cpu().numpy()
         ended = time.perf_counter()
         actions = self._checkpoint.normalization.denormalize_actions(actions)
-        _, meant = self._checkpoint.spaces
         return PolicyOutput(
-            chunk=meant.to_chunk(observation.stamp_ns, observation.pose, actions, self._checkpoint.spec.step_s),
+            chunk=self._actions.to_chunk(observation.stamp_ns, observation.pose, actions, self._checkpoint.spec.step_s),
             coordinates=self._coordinates(observation),
             latency_s={"preprocess": prepared - started, "model": ended - prepared, "total": ended - started},
         )
 
     def _state(self, observation: Observation) -> torch.Tensor:
         """Proprioception in this model's terms, (1, state_dim)."""
-        states, _ = self._checkpoint.spaces
-        state = self._checkpoint.normalization.normalize_state(states.encode(observation.pose, observation.gripper))
+        numbers = self._states.encode(observation.pose, observation.gripper)
+        state = self._checkpoint.normalization.normalize_state(numbers)
         return torch.from_numpy(preprocess.pad(state, self._model.config.max_state_dim))[None]
 
     def _start(self, seed: int | None) -> torch.Tensor:
@@ -185,10 +185,9 @@ class Policy:
 
     def _guidance(self, observation: Observation, continuation: Continuation) -> Guidance:
         """The previous chunk in this model's terms; what pads the actions to PI0's width is left alone."""
-        config, (_, space) = self._model.config, self._checkpoint.spaces
-        step_s = self._checkpoint.spec.step_s
-        actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s, space)
-        ways = self._checkpoint.normalization.normalize_actions(space.ways(actions))
+        config, step_s = self._model.config, self._checkpoint.spec.step_s
+        actions, mask = previous_actions(continuation, observation, config.chunk_size, step_s, self._actions)
+        ways = self._checkpoint.normalization.normalize_actions(self._actions.ways(actions))
         targets = preprocess.pad(ways, config.max_action_dim)
         weights = preprocess.pad(np.tile(mask[:, None], preprocess.ACTION_DIM), config.max_action_dim)
         return Guidance(torch.from_numpy(targets)[:, None], torch.from_numpy(weights).float())

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,10 +54,10 @@ def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def identity(folder: Path, pattern: str) -> str:
+def identity(folder: Path, files: Iterable[Path]) -> str:
     """Name of a folder and digest of these files in it: another one of the same name makes another table."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob(pattern)):
+    for path in files:
         with path.open("rb") as file:
             for part in iter(partial(file.read, 1 << 20), b""):
                 digest.update(part)
@@ -71,8 +71,7 @@ def start_of(checkpoint: Path) -> str:
         if sampler:
             pruned = f"it has a sampler of {sampler['tokens']} tokens, which one variant would begin with"
             raise TableError(f"--start {checkpoint}: {pruned}; expected a dense one, as `train --tokens 0` makes it")
-        (checkpoint / "model.safetensors").stat()
-        return identity(checkpoint, "model.safetensors")
+        return identity(checkpoint, [checkpoint / "model.safetensors"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TableError(f"--start {checkpoint}: {type(error).__name__}: {error}") from error
 
@@ -84,7 +83,7 @@ def work(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise TableError(error) from error
     start = start_of(options.start) if options.start else None
-    data = tuple(identity(bag, "*") for bag in bags)
+    data = tuple(identity(bag, sorted(path for path in bag.rglob("*") if path.is_file())) for bag in bags)
     settings = Settings(data, options.steps, options.batch, options.episodes, start)
     kinds = chosen(options.ood, KINDS)
     plan = Plan(chosen(options.variants, VARIANTS), options.seeds, chosen(options.tasks, TASKS), kinds)
