@@ -45,6 +45,10 @@ setup(
             "convert = grids_ros.convert.__main__:main",
             "evaluate = grids_ros.evaluate.__main__:main",
             "replay = grids_ros.replay.__main__:main",
+            "diagnose = grids_ros.train.diagnose:main",
+            "average = grids_ros.train.average:main",
+            "table = grids_ros.table.__main__:main",
+            "bench = grids_ros.bench.__main__:main",
         ]
     },
 )

@@ -48,7 +48,7 @@ class Parameter:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         kind = self.default[0] if isinstance(self.default, tuple) else self.default
-        noun = {bool: "true or false", int: "an integer", float: "a float such as 1.0", str: "a string"}[type(kind)]
+        noun = {bool: "true or false", int: "an integer", float: f"a float such as {kind}", str: "a string"}[type(kind)]
         if self.low is not None:
             noun += f" in [{self.low:g}, {self.high:g}]"
         if self.word:
@@ -168,6 +168,13 @@ FOLLOWER = (
     Parameter("gripper_close_below", 0.03, "A wanted opening below this closes [m].", 0.0, 0.2),
     Parameter("gripper_open_above", 0.05, "A wanted opening above this opens [m].", 0.0, 0.2),
     Parameter("gripper_open", 0.08, "Opening that is sent to open [m]; nothing larger is ever sent.", 0.0, 0.2),
+    Parameter(
+        "gripper_scale",
+        1.0,
+        "What an opening of 1 m is in gripper_command: 1.0 means metres; 12.5, that 1 is a hand open by 0.08 m.",
+        0.001,
+        10000.0,
+    ),
     *_FRAMES,
     *_AGES,
     _AUTOSTART,

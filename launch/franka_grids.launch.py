@@ -142,8 +142,8 @@ def _supervise_policy(policy_node: LifecycleNode) -> list:
         if context.is_shutdown:
             return []
         if been_active:
-            text = f"the policy ended (exit code {event.returncode}); the arm holds; starting it again"
-            return [LogInfo(msg=f"{text} in {RESPAWN_DELAY_S:g} s")]
+            text = f"the policy ended (exit code {event.returncode}); the arm finishes its chunk and holds"
+            return [LogInfo(msg=f"{text}; starting it again in {RESPAWN_DELAY_S:g} s")]
         return _shut_down("the policy", event.returncode)
 
     return [

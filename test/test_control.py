@@ -445,6 +445,20 @@ def test_after_a_clock_that_went_back_the_arm_that_is_there_now_is_not_pulled_to
     assert np.linalg.norm(again[0].pose.position - elsewhere.position) < 0.01 and again[0].gripper == GRIPPER.open
 
 
+@pytest.mark.parametrize("join", ["blend", "rtc"])
+def test_a_chunk_that_comes_before_the_first_tick_of_a_clock_that_went_back_is_entered_where_the_arm_is(join):
+    f = follower(join=join)
+    f.measure(100 * NANOSECONDS, HOME)
+    f.accept(chunk(100 * NANOSECONDS), 100 * NANOSECONDS)
+    at = run(f, 100 * NANOSECONDS, 3, HOME)[-1].pose
+    now_ns = 5 * NANOSECONDS
+    f.measure(now_ns, at)
+    ahead = chunk(now_ns, positions=[at.position + (0.01 * step, 0.0, 0.0) for step in range(1, 13)])
+    f.accept(ahead, now_ns)
+    goals = [command.wanted.position[0] - at.position[0] for command in run(f, now_ns + 10 * MS, 100, at)]
+    assert min(goals) > -0.01 and goals[-1] == pytest.approx(0.1, abs=0.01), "along the chunk, not a chunk behind it"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=40))
 def test_gripper_commands_go_out_on_change_only_and_never_chatter(openings):

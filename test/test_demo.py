@@ -16,6 +16,7 @@ from ros_harness import private_domain, until
 from rosbags.highlevel import AnyReader
 from tiny import save_tiny
 
+from grids_ros.bench import images, realtime
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.demo.monitor import Episode, Judge, Monitor, control_rate, percentiles
 from grids_ros.demo.run import taught
@@ -122,6 +123,15 @@ def test_where_an_arm_is_already_nothing_is_started(tmp_path, ros):
     ros.publisher(PoseStamped, "current_pose", qos.MEASURED)
     code, said = demo(tmp_path / "out", save_tiny(tmp_path / "checkpoint"), "--episodes", "1")
     assert code == 1 and "/bench already use current_pose in ROS domain" in said and "Starting" not in said
+
+
+def test_neither_is_anything_measured_there(tmp_path, ros, monkeypatch, capsys):
+    """Images at 20 Hz load the robot's network as well."""
+    ros.publisher(PoseStamped, "current_pose", qos.MEASURED)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(private_domain()))
+    monkeypatch.setattr(images, "latencies", lambda seconds: pytest.fail("images were sent"))
+    assert realtime.run(save_tiny(tmp_path / "checkpoint"), 1.0, tmp_path / "out") == 1
+    assert "/bench already use current_pose" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_there_fails_before_anything_starts(tmp_path):

@@ -141,6 +141,15 @@ def test_a_policy_that_goes_on_with_what_it_was_told_first_fails(scene, monkeypa
     assert not result.success and result.wrong == ("red",)
 
 
+def test_before_it_is_named_lifting_a_cube_is_a_mistake_and_no_success(scene, monkeypatch):
+    """A policy that always lifts the blue cube never came near the red one: it was told of blue by nobody."""
+    monkeypatch.setattr(episode, "LIMIT_S", 6.0)
+    policy = Oracle(scene, BLUE)
+    *_, result = play(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.02))
+    assert {seen.instruction for seen in policy.seen} == {RED.instruction}
+    assert not result.success and result.wrong == ("blue",)
+
+
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 1.0)
     policy = Oracle(scene, RED)
@@ -200,6 +209,8 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--ood", "fog"], "distractors"),
         (["--join", "newest"], "invalid choice: 'newest' (choose from"),
         (["--card", "--merge", "8"], "not with --merge"),
+        (["--card", "--seed", "0"], "expected seeds within 100000 to 499999"),
+        (["--card", "--seed", "499990"], "expected seeds within 100000 to 499999"),
         (["--checkpoint", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from tiny import INSTRUCTIONS, SIZE, tiny
 from transformers import PI0ForConditionalGeneration
 
+from grids_ros.control.continuity import Continuation
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.policy import preprocess
 from grids_ros.policy.engine import Engine
@@ -135,6 +136,30 @@ def test_the_flow_starts_from_the_middle_of_its_noise_unless_a_seed_is_given(mon
     policy.infer(observation())
     policy.infer(observation(), seed=0)
     assert torch.equal(starts[0], torch.zeros_like(starts[0])) and starts[1].std() > 0.5
+
+
+def test_after_warming_up_no_instruction_needs_another_graph(monkeypatch):
+    """Graphs are recorded for shapes: here they only note them, for recording takes a GPU."""
+    recorded = set()
+
+    class Noted:
+        def __init__(self, function):
+            self._function = function
+
+        def __call__(self, *inputs):
+            recorded.add(tuple(None if tensor is None else tensor.shape for tensor in inputs))
+            return self._function(*inputs)
+
+    monkeypatch.setattr("grids_ros.policy.engine.Graphs", Noted)
+    policy = Policy(tiny(4))
+    policy._engine.graphs, policy._engine._bucket = {}, 8
+    policy.warm_up()
+    prepared = recorded.copy()
+    for words in range(1, 10):
+        seen = observation(" ".join(["cube"] * words))
+        chunk = policy.infer(seen).chunk
+        policy.infer(dataclasses.replace(seen, stamp_ns=8), continuation=Continuation(chunk, 0.1))
+    assert recorded == prepared
 
 
 def test_the_chunk_is_stamped_with_the_observation_and_timed_from_it():

@@ -239,7 +239,7 @@ def test_a_clock_that_jumps_back_starts_afresh_and_sees_the_same_again(bag):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"rate_hz": "0.0"}, r"'rate_hz' is 0.0, expected a float such as 1.0 in \[0.1, 100\]"),
+        ({"rate_hz": "0.0"}, r"'rate_hz' is 0.0, expected a float such as 5.0 in \[0.1, 100\]"),
         ({"finger_joint": "[a]"}, "did you mean 'finger_joints'"),
         ({"gripper_close_below": "0.06"}, "contradict"),
     ],

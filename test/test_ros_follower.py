@@ -49,7 +49,11 @@ def policy(ros):
 
 @pytest.fixture
 def node(ros, arm, policy):
-    follower = ros.start(FollowerNode)
+    return started(ros, arm, policy)
+
+
+def started(ros, arm, policy, **parameters) -> FollowerNode:
+    follower = ros.start(FollowerNode, **parameters)
     ros.activate(follower)
     until(lambda: policy.poses.get_subscription_count() and policy.gripper.get_subscription_count(), "a match")
     until(lambda: ros.diagnostics(NAME), "diagnostics")
@@ -120,6 +124,14 @@ def test_a_gripper_command_goes_out_on_change_only(ros, arm, policy, node):
         policy.publish(chunk_to(arm, ros.now_ns(), gripper=0.0))
     until(lambda: 0.0 in arm.gripper_commands, "a command to close")
     assert arm.gripper_commands == [0.08, 0.0]
+
+
+def test_a_hand_that_counts_from_closed_to_open_is_told_in_its_own_numbers(ros, arm, policy):
+    """crisp_controllers' adapter for the Franka Hand closes at 0.5 and below: 0.08 would never open it."""
+    started(ros, arm, policy, gripper_scale=12.5)
+    drive(ros, arm, policy, gripper=0.08)
+    until(lambda: arm.gripper_commands, "a command to open")
+    assert arm.gripper_commands == [1.0]
 
 
 def _nan(poses, gripper):
@@ -299,7 +311,8 @@ def test_deactivated_in_full_motion_it_brakes_within_its_limits(ros, arm, policy
     ("name", "value", "said"),
     [
         ("rate_hz", 0.0, "[1, 1000]"),
-        ("rate_hz", 100, "a float such as 1.0"),
+        ("rate_hz", 100, "a float such as 100.0 in [1, 1000]"),
+        ("gripper_open", 0.6, "a float such as 0.08 in [0, 0.2]"),
         ("linear_speed", -0.1, "[0, 3]"),
         ("workspace_min", [0.0, 0.0], "an array of 3"),
         ("workspace_min", [0.0, float("nan"), 0.0], "[-5, 5]"),

@@ -41,12 +41,25 @@ def test_many_instants_at_once_are_the_same_as_one_by_one(n, seed, at_ms):
     times, turns = np.cumsum(random.uniform(0.02, 0.3, n)), Rotation.random(n, random).as_quat()
     chunk = ActionChunk(10**18, times, random.normal(size=(n, 3)), turns, random.normal(size=n))
     stamps = 10**18 + MS * np.array(at_ms)
-    positions, quaternions, gripper = steps_at(chunk, stamps)
+    positions, quaternions, gripper = steps_at(chunk, stamps, 0.1)
     for i, stamp in enumerate(stamps.tolist()):
         pose = pose_at(chunk, stamp)
         np.testing.assert_allclose(positions[i], pose.position, atol=1e-12)
         assert abs(quaternions[i] @ pose.quaternion) == pytest.approx(1.0, abs=1e-9)
-        assert gripper[i] == gripper_at(chunk, stamp)
+        assert gripper[i] == gripper_at(chunk, stamp - 50 * MS), "an opening holds from one step to the next"
+
+
+def test_the_hand_closes_where_it_would_have_and_not_earlier_with_every_chunk():
+    """A chunk whose steps fall between those of the last can only round the time; over all phases that comes to 0."""
+    openings = np.array([0.08] * 5 + [0.0] * 7)
+    chunk = dataclasses.replace(line(0, steps=12), gripper=openings)
+    closes_ms, moved_ms = 500, []
+    for phase_ms in range(5, 100, 10):
+        stamps = MS * (phase_ms + 100 * np.arange(1, 11))
+        *_, gripper = steps_at(chunk, stamps, 0.1)
+        first = int(np.argmax(gripper < 0.04))
+        moved_ms.append(phase_ms + 100 * first - closes_ms)  # that step is travelled to from the one before it on
+    assert max(map(abs, moved_ms)) <= 50 and np.mean(moved_ms) == pytest.approx(0.0)
 
 
 # --- the mask and the weight -------------------------------------------------------------------------------------
@@ -183,6 +196,13 @@ def test_the_delay_planned_for_was_measured_and_is_a_high_one(delays_ms):
     counted = [min(ms, 1000) / 1e3 for ms in delays_ms[1:]]  # the first has nothing before it
     assert continuity.delay_s in [pytest.approx(delay) for delay in counted]
     assert np.mean(np.array(counted) <= continuity.delay_s + 1e-9) >= QUANTILE
+
+
+def test_a_chunk_that_takes_no_time_at_all_is_gone_on_from_too():
+    continuity = Continuity()
+    for ms in (0, 200):
+        continuity.arrived(line(ms * MS), ms * MS)
+    assert continuity.delay_s == 0.0
 
 
 def test_no_more_is_counted_than_was_left_of_the_chunk_before():

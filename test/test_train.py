@@ -464,7 +464,9 @@ def test_diagnosis_card_and_plot(tmp_path):
     told = {"wilson_95": [0.3, 0.7], "wrong_objects": 1, "time_to_success_s": None, "episodes": 10}
     for successes, delay_ms in ((1, 60.0), (5, 60.0), (4, 150.0)):
         record_evaluation(tmp_path / "saved", {**asked, **told, "successes": successes, "delay_ms": delay_ms})
+    record_evaluation(tmp_path / "saved", {**asked, **told, "successes": 3, "tokens_per_camera": 2})
     scored = (tmp_path / "saved" / "README.md").read_text()
+    assert "| lift, 2 tokens |" in scored and "| lift |" in scored
     assert "| 5 of 10 |" in scored and "| 4 of 10 |" in scored and "| 1 of 10 |" not in scored
     assert "GridS-4" in card and "shuffled images" in card and "6 episodes, 24 samples" in card
     plot_losses(tmp_path / "run" / "losses.jsonl", tmp_path / "losses.png")

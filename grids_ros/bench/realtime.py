@@ -34,13 +34,13 @@ def run(checkpoint: Path, seconds: float, out: Path) -> int:
     for name in images.PROFILE_VARIABLES:
         os.environ.setdefault(name, str(images.profile()))
     out.mkdir(parents=True, exist_ok=True)
-    print("Images: 640x480 from publisher to callback", flush=True)
-    transports = images.latencies(IMAGES_S)
-    print(f"Three processes in five conditions; logs in {out / 'logs'}", flush=True)
     monitor = Monitor()
     try:
         with Processes(out / "logs") as processes, Conductor(processes, monitor) as conductor:
             conductor.alone()
+            print("Images: 640x480 from publisher to callback", flush=True)
+            transports = images.latencies(IMAGES_S)
+            print(f"Three processes in five conditions; logs in {out / 'logs'}", flush=True)
             bench = Bench(processes, conductor, monitor, checkpoint)
             conditions = bench.run_all(seconds)
             problems = processes.stop()

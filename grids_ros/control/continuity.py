@@ -70,7 +70,7 @@ class Continuity:
         """
         if self._chunk is not None:
             consumed = min(now_ns, self._chunk.end_ns) - chunk.stamp_ns
-            if consumed > 0:
+            if consumed >= 0:
                 self._delays.append(consumed / NANOSECONDS)
         self._chunk = chunk
 

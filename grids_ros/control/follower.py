@@ -193,7 +193,7 @@ class Follower:
         """
         if now_ns < self._now_ns - self.config.future_s * NANOSECONDS:
             self._join = self._released_ns = self._gripper = None
-            self._elsewhere = True
+            self._elsewhere = self._holding = True
         self._now_ns = now_ns
         if self._elsewhere and not self._stale(now_ns):
             self._elsewhere = False

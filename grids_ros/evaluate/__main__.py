@@ -124,6 +124,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--delay is {options.delay}, expected at least 0")
     if options.card and (options.merge or options.hold_coordinates):
         parser.error("--card keeps what the policy does as it is: not with --merge or --hold-coordinates")
+    unseen = options.seed in UNSEEN_SEEDS and options.seed + options.episodes - 1 in UNSEEN_SEEDS
+    if options.card and not unseen:
+        kept = f"{UNSEEN_SEEDS.start} to {UNSEEN_SEEDS.stop - 1}"
+        parser.error(f"--card tells of scenes that no demonstration has: expected seeds within {kept}")
+    if not unseen:
+        print("some of these scenes may have been recorded, and trained on", file=sys.stderr)
     if options.swap is not None and not options.swap > 0.0:
         parser.error(f"--swap is {options.swap}, expected more than 0")
     if not options.checkpoint.is_dir():

@@ -119,8 +119,9 @@ def play(
             buffer.instruction, detour = task.instruction, None
             continuity.forget()  # as the node does: no chunk for the old instruction is sent, or gone on from
             arriving = None
-        success = monitor.update(scene)
-        wrong.update(task.wrong(scene))
+        asked = detour.task if detour else task
+        success = asked is task and monitor.update(scene)
+        wrong.update(asked.wrong(scene))
     coordinates = {name: np.stack(points) for name, points in seen.items() if points}
     yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
 

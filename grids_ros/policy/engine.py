@@ -139,14 +139,17 @@ class Engine:
     # --- the way in ----------------------------------------------------------------------------------------------
 
     def _trim(self, ids: Tensor, mask: Tensor, placeholders: int) -> tuple[Tensor, Tensor | None]:
-        """The text (B, T) without the padding that all of the batch share; and the mask, where padding is left."""
+        """The text (B, T) without the padding that all of the batch share; and the mask, where padding is left.
+
+        With graphs always the mask: each is recorded for one text length, with padding or without.
+        """
         found = (ids == self._model.config.vlm_config.image_token_id).sum(-1)
         if (found != placeholders).any():
             raise ValueError(f"the prompt has {found.tolist()} image tokens, the cameras give {placeholders}")
         words = int(mask.sum(-1).max()) - placeholders
         end = min(placeholders - (-words // self._bucket) * self._bucket, ids.shape[1])
         mask = mask[:, :end].bool()
-        return ids[:, placeholders:end], None if mask.all() else mask
+        return ids[:, placeholders:end], None if self.graphs is None and mask.all() else mask
 
     def _upload(self, tensor: Tensor | None) -> Tensor | None:
         """From pinned memory a copy to a GPU waits for nobody."""

@@ -93,17 +93,21 @@ def previous_actions(
     """
     chunk = continuation.chunk
     steps_ns = observation.stamp_ns + np.rint(np.arange(1, horizon + 1) * step_s * NANOSECONDS).astype(np.int64)
-    actions = space.to_actions(observation.pose, *steps_at(chunk, steps_ns))
+    actions = space.to_actions(observation.pose, *steps_at(chunk, steps_ns, step_s))
     covered = int((steps_ns <= chunk.end_ns).sum())
     frozen = min(covered, math.ceil(continuation.delay_s / step_s - 1e-6))
     overlap = max(frozen, min(covered, horizon - round(FREE * horizon)))
     return actions, soft_mask(frozen, overlap, horizon)
 
 
-def steps_at(chunk: ActionChunk, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`pose_at` and `gripper_at` of control/timeline.py for many instants (n,) [ns] at once: (n, 3), (n, 4), (n,)."""
+def steps_at(chunk: ActionChunk, stamps_ns: np.ndarray, step_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The chunk as steps of `step_s` that end at these instants (n,) [ns]: (n, 3), (n, 4), (n,).
+
+    Poses are those of `pose_at` in control/timeline.py. Openings are those of `gripper_at` in the middle of each step,
+    for one holds from the step before to its own: read at the end, the hand would close earlier with every new chunk.
+    """
     seconds, times, last = (stamps_ns - chunk.stamp_ns) / NANOSECONDS, chunk.times, len(chunk) - 1
-    gripper = chunk.gripper[np.searchsorted(times, seconds).clip(max=last)]
+    gripper = chunk.gripper[np.searchsorted(times, seconds - step_s / 2).clip(max=last)]
     if last == 0:
         return chunk.positions.repeat(len(seconds), axis=0), chunk.quaternions.repeat(len(seconds), axis=0), gripper
     after = np.searchsorted(times, seconds).clip(1, last)

@@ -125,7 +125,8 @@ def _light(rng: np.random.Generator) -> dict[str, object]:
 
 
 def _camera(rng: np.random.Generator) -> dict[str, object]:
-    """The camera beside the table by 2 to 5 cm and 2 to 4 degrees, the one on the wrist by about a third as far."""
+    """The camera beside the table moves by 2 to 5 cm and 2 to 4 degrees, the one on the wrist by about a third as far,
+    and turns by about half as much."""
     reaches = {"base": ((0.02, 0.05), (2.0, 4.0)), "wrist": ((0.006, 0.015), (1.0, 2.5))}
     shifts = {
         name: Shift(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from grids_ros.evaluate.episode import LIMIT_S, PLACING_S
 from grids_ros.files import write_whole
 from grids_ros.table.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, PAIRS, RIVALS
 from grids_ros.table.plots import draw
@@ -66,9 +67,10 @@ def _head(results: Results) -> list[str]:
         "has of its own (points that start on a grid, layer norm, a margin, and `attraction`, a loss that draws its "
         "points to the objects) came out of trials; its rivals had none and are as published, without it.",
         "",
-        f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}. All variants "
-        "meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: Wilson's for a "
-        "rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the intervals tell of "
+        f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}; an episode "
+        f"without success after {LIMIT_S:g} s has failed ({LIMIT_S + PLACING_S:g} s where a cube has to be put down). All "
+        "variants meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: "
+        "Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the intervals tell of "
         "new scenes, not of new trainings, and the counts of each seed stand beside them.",
     ]
 
@@ -155,7 +157,8 @@ def _success(results: Results) -> list[str]:
 def _unlike(results: Results) -> list[str]:
     if not results.plan.kinds:
         return []
-    lines = ["## Success out of distribution, all tasks", ""]
+    several = len(results.plan.tasks) > 1
+    lines = [f"## Success out of distribution, {'all tasks' if several else results.plan.tasks[0]}", ""]
     kinds: list[tuple[str, Which]] = [
         (f"`{name}`", lambda cell, name=name: cell.kind == name) for name in results.plan.kinds
     ]

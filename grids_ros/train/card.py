@@ -69,7 +69,7 @@ def write_card(checkpoint: Checkpoint, path: Path) -> None:
         lines += ["", f"It started from a checkpoint of {steps} steps, trained on: {words}."]
     lines += _averaged(facts.get("averaged"))
     lines += _distilled(facts.get("distilled_from"))
-    lines += _closed_loop(facts.get("evaluations", []))
+    lines += _closed_loop(facts.get("evaluations", []), spec.sampler.tokens if spec.sampler else None)
     write_whole(path, "\n".join(lines) + "\n")
 
 
@@ -115,7 +115,8 @@ def _settings(stage: dict) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.items() if name != "from_step")
 
 
-def _closed_loop(evaluations: list[dict]) -> list[str]:
+def _closed_loop(evaluations: list[dict], trained: int | None) -> list[str]:
+    """trained: tokens per camera that are not worth a word."""
     if not evaluations:
         return []
     lines = ["", "## Closed loop, on scenes that no demonstration has", ""]
@@ -123,9 +124,11 @@ def _closed_loop(evaluations: list[dict]) -> list[str]:
     lines += ["|---|---|---|---|---|---|---|"]
     for one in evaluations:
         low, high = (f"{100 * bound:.0f}" for bound in one["wilson_95"])
+        tokens = one["tokens_per_camera"]
+        fewer = f", {tokens} tokens" if trained and tokens != trained else ""
         took = f"{one['time_to_success_s']} s" if one["time_to_success_s"] is not None else ""
         lines.append(
-            f"| {one['task']}{_swapped(one)} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | "
+            f"| {one['task']}{fewer}{_swapped(one)} | {one['ood'] or 'as recorded'}, from seed {one['first_seed']} | "
             f"{one['join']}, {one['delay_ms']:g} ms | {one['successes']} of {one['episodes']} | {low} to {high} % | "
             f"{one['wrong_objects']} | {took} |"
         )
