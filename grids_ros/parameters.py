@@ -156,6 +156,13 @@ FOLLOWER = (
     Parameter("rate_hz", 100.0, "How often target_pose is published [Hz].", 1.0, 1000.0),
     _JOIN,
     Parameter("join_s", 0.2, "Over how long a new chunk is faded in, unless join is latest [s].", 0.0, 2.0),
+    Parameter(
+        "chunk_max_age_s",
+        2.0,
+        "How long after its observation a chunk is followed, if it is that long and none comes after it [s].",
+        0.05,
+        60.0,
+    ),
     Parameter("workspace_min", (0.25, -0.40, 0.005), "Lower corner of the box for the tool [m].", -5.0, 5.0, 3),
     Parameter("workspace_max", (0.75, 0.40, 0.60), "Upper corner of the box for the tool [m].", -5.0, 5.0, 3),
     Parameter("linear_speed", 0.5, "Greatest speed of the target [m/s]; 0.0 means it stands still.", 0.0, 3.0),
@@ -228,5 +235,6 @@ def follower_config(settings: Mapping[str, object]) -> FollowerConfig:
         join=settings["join"],
         join_s=settings["join_s"],
         max_pose_age_s=settings["pose_max_age_s"],
+        max_chunk_age_s=settings["chunk_max_age_s"],
         future_s=settings["max_future_s"],
     )

@@ -415,6 +415,19 @@ def test_refused_chunks_leave_the_current_one_in_place(stamp_ms, now_ms, text):
     assert f.chunk is current
 
 
+def test_a_long_chunk_is_followed_for_as_long_as_its_observation_may_be_old_and_braked_by_then():
+    f = follower(max_chunk_age_s=1.0)
+    f.measure(0, HOME)
+    f.accept(chunk(0, positions=[HOME.position + (0.01 * step, 0.0, 0.0) for step in range(1, 51)]), 0)
+    commands = run(f, 0, 130, arm=HOME)
+    assert [command.holding for command in commands] == [False] * 101 + [True] * 29
+    x = np.array([command.pose.position[0] for command in commands])
+    assert np.ptp(x[100:]) < 1e-9 and x[99] - HOME.position[0] == pytest.approx(0.1, abs=0.01)
+    assert commands[-1].reason == "chunk was observed 1.290 s ago, limit 1 s"
+    with pytest.raises(Refused, match="limit 1 s"):
+        f.accept(chunk(200 * MS, positions=[(0.3, 0, 0.3)] * 50), 1300 * MS)
+
+
 def test_no_chunk_is_followed_without_a_measured_pose():
     with pytest.raises(Refused, match="current_pose: nothing received yet"):
         follower().accept(chunk(), 0)

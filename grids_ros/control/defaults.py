@@ -25,5 +25,6 @@ FOLLOWER = FollowerConfig(
     join="rtc",
     join_s=0.2,
     max_pose_age_s=0.1,
+    max_chunk_age_s=2.0,
     future_s=0.05,
 )

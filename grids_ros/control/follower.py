@@ -24,7 +24,8 @@ class FollowerConfig:
 
     limits, gripper: see there. period_s: time between two ticks [s]. join: one of JOINS. join_s: over how long a new
     chunk is faded in, unless it is entered at once [s]. max_pose_age_s: the measured pose may be no older [s].
-    future_s: how far ahead of the clock a chunk's stamp may lie [s].
+    max_chunk_age_s: how long after its observation a chunk is followed, whatever its length [s]: how far an arm goes
+    on blind. future_s: how far ahead of the clock a chunk's stamp may lie [s].
     Raises ValueError for a value out of range.
     """
 
@@ -34,10 +35,11 @@ class FollowerConfig:
     join: str = "rtc"
     join_s: float = 0.2
     max_pose_age_s: float = 0.1
+    max_chunk_age_s: float = 2.0
     future_s: float = 0.05
 
     def __post_init__(self):
-        for name in ("period_s", "max_pose_age_s", "future_s"):
+        for name in ("period_s", "max_pose_age_s", "max_chunk_age_s", "future_s"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not self.join_s >= 0.0:
@@ -49,6 +51,10 @@ class FollowerConfig:
     def fade_s(self) -> float:
         """Over how long a new chunk is faded in [s]."""
         return 0.0 if self.join == "latest" else self.join_s
+
+    def ends_ns(self, chunk: ActionChunk) -> int:
+        """Until when the chunk is followed, if nothing comes after it."""
+        return min(chunk.end_ns, chunk.stamp_ns + round(self.max_chunk_age_s * NANOSECONDS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +133,10 @@ class Follower:
         if now_ns >= chunk.end_ns:
             late = (now_ns - chunk.end_ns) / NANOSECONDS
             raise Refused(f"chunk ended {late:.3f} s ago: every step has passed")
-        if self._join and self._join.chunk.stamp_ns >= chunk.stamp_ns and now_ns < self._join.chunk.end_ns:
+        if now_ns >= config.ends_ns(chunk):
+            raise Refused(self._too_old(chunk, now_ns))
+        current = self._join.chunk if self._join else None
+        if current and current.stamp_ns >= chunk.stamp_ns and now_ns < config.ends_ns(current):
             raise Refused("chunk is not newer than the one being followed")
         stale = self._stale(now_ns)
         if stale:
@@ -155,7 +164,7 @@ class Follower:
         last = self._asked
         before = last[1] if last and last[0] is self._join else self._join.at(self._tick_ns)
         goal = self._join.at(now_ns)
-        left_s = (self._join.chunk.end_ns - now_ns) / NANOSECONDS
+        left_s = (config.ends_ns(self._join.chunk) - now_ns) / NANOSECONDS
         self._motion = follow(motion, before, goal, measured, config.limits, config.period_s, left_s)
         self._holding, self._tick_ns, self._asked = False, now_ns, (self._join, goal)
         return Command(self._motion.pose, self._gripper_command(now_ns), False, "", goal)
@@ -167,7 +176,13 @@ class Follower:
             return "no chunk"
         if now_ns > self._join.chunk.end_ns:
             return "chunk ended"
+        if now_ns > self.config.ends_ns(self._join.chunk):
+            return self._too_old(self._join.chunk, now_ns)
         return self._stale(now_ns)
+
+    def _too_old(self, chunk: ActionChunk, now_ns: int) -> str:
+        age = (now_ns - chunk.stamp_ns) / NANOSECONDS
+        return f"chunk was observed {age:.3f} s ago, limit {self.config.max_chunk_age_s:g} s"
 
     def _stale(self, now_ns: int) -> str:
         if self._measured is None:

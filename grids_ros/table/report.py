@@ -68,10 +68,10 @@ def _head(results: Results) -> list[str]:
         "points to the objects) came out of trials; its rivals had none and are as published, without it.",
         "",
         f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}; an episode "
-        f"without success after {LIMIT_S:g} s has failed ({LIMIT_S + PLACING_S:g} s where a cube has to be put down). All "
-        "variants meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: "
-        "Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the intervals tell of "
-        "new scenes, not of new trainings, and the counts of each seed stand beside them.",
+        f"without success after {LIMIT_S:g} s, {LIMIT_S + PLACING_S:g} s where a cube has to be put down, has failed. "
+        "All variants meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: "
+        "Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the "
+        "intervals tell of new scenes, not of new trainings, and the counts of each seed stand beside them.",
     ]
 
 
