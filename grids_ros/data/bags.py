@@ -136,7 +136,7 @@ def _once(poses: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray,
     return tuple(column[new] for column in poses)
 
 
-def _stamp(message, received_ns: int) -> int:
+def stamped_ns(message, received_ns: int) -> int:
     """The header's stamp; publishers that leave it zero count from when the bag received the message."""
     header = getattr(message, "header", None)
     return (to_ns(header.stamp) if header else 0) or received_ns
@@ -270,7 +270,7 @@ def _undamaged(source: Source, wanted: list[Connection]) -> Iterator[tuple[Conne
 def _row(message, role: str, received_ns: int, topics: Topics) -> tuple | None:
     """Stamp and value; None for a message without one."""
     value = message if role.startswith("image:") else _values(message, role, topics)
-    return (_stamp(message, received_ns), value) if value is not None else None
+    return (stamped_ns(message, received_ns), value) if value is not None else None
 
 
 def _qos(latched: bool, reliable: bool) -> Qos:

@@ -78,7 +78,7 @@ def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, s
     chunk is computed: the follower keeps its own. Raises ParameterError.
     """
     written = _parameters(file) if file else {}
-    given = {name: yaml.safe_load(value) for name, value in overrides.items()}
+    given = {name: _value(name, text) for name, text in overrides.items()}
     known = {parameter.name for table in NODES.values() for parameter in table}
     for name in given:
         if name not in known:
@@ -94,6 +94,14 @@ def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, s
     except ValueError as error:
         raise ParameterError(f"parameters of grids_follower contradict each other: {error}") from error
     return Settings(read_for["grids_policy"], follower, remaps)
+
+
+def _value(name: str, text: str) -> object:
+    """What a parameter is set to, in YAML. Raises ParameterError."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+        raise ParameterError(f"parameter '{name}' is {text!r}, expected YAML such as 5.0 or [a, b]") from error
 
 
 def _parameters(file: Path) -> dict[str, dict]:
@@ -120,7 +128,8 @@ def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> d
 def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> dict[str, str]:
     """Role ("image:<camera>", "marker", or a key of TYPES) to its topic in the bag, without a leading slash.
 
-    Raises BagError for what is missing or of another type, and lists what the bag has.
+    A topic that a bag may lack, and that nobody has named, is left out where it is of another type: see `left_out`.
+    Raises BagError for what else is missing or of another type, and lists what the bag has.
     """
     held = source.held
     wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy["camera_topics"], cameras).items()}
@@ -136,9 +145,10 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> d
         topic = settings.remaps.get(name.lstrip("/"), name).lstrip("/")
         if role.startswith("image:") and topic not in held and topic + COMPRESSED in held:
             topic += COMPRESSED  # where image_transport publishes it
-        if topic in held:
+        spared = role in OPTIONAL and name not in settings.remaps
+        if topic in held and not (spared and _mistyped(source, role, topic)):
             topics[role] = topic
-        elif role not in OPTIONAL or name in settings.remaps:
+        elif not spared:
             missing[role] = topic
     if missing:
         hint = f"Name yours with --remap {wanted[next(iter(missing))]}{ASSIGN}/topic"
@@ -146,8 +156,10 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> d
             hint += ', or say what was done with --instruction "..."'
         listed = ", ".join(missing.values())
         raise BagError(f"{source.path} has no messages on {listed}; it has {source.described()}. {hint}")
-    _check_types(source, topics)
     for role, topic in topics.items():
+        fault = _mistyped(source, role, topic)
+        if fault:
+            raise BagError(f"{source.path}: {fault}; it has {source.described()}")
         twice = [other for other in topics if other != role and topics[other] == topic]
         if twice:
             raise BagError(f"{source.path}: {topic} cannot be both {role} and {twice[0]}: change a --remap")
@@ -165,9 +177,14 @@ def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
     return Topics(cameras=images, object_poses=labels, said=settings.instruction, **robot, **found, **asked)
 
 
-def _check_types(source: Source, topics: Mapping[str, str]) -> None:
-    for role, topic in topics.items():
-        expected = IMAGE_TYPES if role.startswith("image:") else TYPES.get(role, ())
-        for connection in source.held[topic]:
-            if expected and connection.msgtype not in expected:
-                raise BagError(f"{source.path}: {topic} is {connection.msgtype}, expected {' or '.join(expected)}")
+def left_out(source: Source, topics: Mapping[str, str]) -> list[str]:
+    """Why what a bag may lack is not among `topics` although there is a topic of its name, in words."""
+    held = source.held
+    return [_mistyped(source, role, role) for role in OPTIONAL if role in held and role not in topics]
+
+
+def _mistyped(source: Source, role: str, topic: str) -> str:
+    """What is wrong with the type of a topic that the bag has; empty for nothing."""
+    expected = IMAGE_TYPES if role.startswith("image:") else TYPES.get(role, ())
+    others = [connection.msgtype for connection in source.held[topic] if connection.msgtype not in expected]
+    return f"{topic} is {others[0]}, expected {' or '.join(expected)}" if expected and others else ""

@@ -71,7 +71,8 @@ class Source:
         files = sorted(file for file in path.iterdir() if file.suffix in STORAGE)
         if not files:
             raise BagError(f"{path} is no rosbag2: it has neither metadata.yaml nor {' nor '.join(STORAGE)} files")
-        self.loss = "metadata.yaml is missing: the recording was not closed"
+        if any(file.suffix != ".mcap" for file in files):  # an MCAP file says itself whether it was closed
+            self.loss = "metadata.yaml is missing: the recording was not closed"
         return files
 
     @staticmethod

@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from grids_ros.data.settings import add_options, chosen
-from grids_ros.data.source import BagError
+from grids_ros.data.source import STORAGE, BagError
 from grids_ros.parameters import AUTO, ParameterError
 
 SCORED, WORSE, UNUSABLE, NOTHING, DAMAGED = range(5)
@@ -93,30 +93,34 @@ def jobs(options: argparse.Namespace) -> list:
     from grids_ros.replay.variants import variants
 
     settings = chosen(options)
-    alone = len(options.bags) == 1
     wanted = settings.policy["tokens"]
     if wanted == AUTO:
         raise ParameterError(f"parameter 'tokens' is {AUTO}, which goes by the machine's speed: expected a number here")
     tokens = options.tokens or ([str(wanted)] if wanted else [])
     compared = tuple(variants(options.checkpoint, tokens, options.denoising_steps))
-    found = []
-    for place, bag in enumerate(options.bags):
-        name = bag.stem if alone or [b.stem for b in options.bags].count(bag.stem) == 1 else f"{place + 1}_{bag.stem}"
-        found.append(
-            Job(
-                bag=bag,
-                variants=compared,
-                settings=settings,
-                ranges=tuple(options.range),
-                latency_s=options.latency,
-                probe=options.other_instruction,
-                threads=settings.policy["threads"] if alone else 1,
-                film=options.out / ("overlay.mp4" if alone else f"overlay_{name}.mp4"),
-                copy=options.out / ("bag" if alone else f"bag_{name}") if options.write_bag else None,
-                place=place,
-            )
+    alone = len(options.bags) == 1
+    return [
+        Job(
+            bag=bag,
+            name=name,
+            variants=compared,
+            settings=settings,
+            ranges=tuple(options.range),
+            latency_s=options.latency,
+            probe=options.other_instruction,
+            threads=settings.policy["threads"] if alone else 1,
+            film=options.out / ("overlay.mp4" if alone else f"overlay_{name}.mp4"),
+            copy=options.out / ("bag" if alone else f"bag_{name}") if options.write_bag else None,
+            place=place,
         )
-    return found
+        for place, (bag, name) in enumerate(zip(options.bags, names(options.bags), strict=True))
+    ]
+
+
+def names(bags: Sequence[Path]) -> list[str]:
+    """What each bag is called in what is written: as its file or folder, with numbers where two are called the same."""
+    plain = [bag.stem if bag.suffix in STORAGE else bag.name for bag in bags]
+    return plain if len(set(plain)) == len(plain) else [f"{count}_{name}" for count, name in enumerate(plain, 1)]
 
 
 def run(todo: Sequence, workers: int) -> tuple[list, list[str]]:
@@ -150,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         baseline = summaries.read_baseline(options.baseline) if options.baseline else None
         todo = jobs(options)
+        labels = [variant.label for variant in todo[0].variants]
+        if baseline is not None:
+            summaries.matched(labels, baseline)  # before the work, not after it
         options.out.mkdir(parents=True, exist_ok=True)
         results, failures = run(todo, options.workers)
     except (CheckpointError, ParameterError, summaries.BaselineError) as error:
@@ -159,7 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(failure, file=sys.stderr)
     if not results:
         return NOTHING
-    labels = [variant.label for variant in todo[0].variants]
     latency = MEASURED if options.latency is None else f"{options.latency * 1e3:g} ms"
     summary = summaries.summarise(results, labels, todo[0].settings.policy["rate_hz"], latency)
     summary["failures"] = failures
@@ -173,10 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _conclude(summary: dict, results: Sequence, worse: Sequence[str], out: Path) -> int:
     """Say what came of it; the exit code."""
-    scored = any(figures["inferences"] for figures in summary["overall"].values())
+    scored = any(figures["scored_steps"] for figures in summary["overall"].values())
     for result in results:
         if result.loss:
             print(f"{result.name}: {result.loss}", file=sys.stderr)
+        for note in () if scored else result.notes:
+            print(f"{result.name}: {note}", file=sys.stderr)
     for label, figures in summary["overall"].items():
         position, rotation, still = (_said(figures[key]["mean"]) for key in ("position_mm", "rotation_deg", "still_mm"))
         print(f"{label}: {figures['inferences']} inferences, {position} mm and {rotation} deg off", end="")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from grids_ros import memory
-from grids_ros.data.settings import Settings, find_topics
+from grids_ros.data.settings import Settings, find_topics, left_out
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS
 from grids_ros.replay.film import Film, Still
@@ -33,12 +33,13 @@ from grids_ros.replay.written import Annotated
 class Job:
     """What to replay, and how; travels to a process of its own.
 
-    ranges: (start, stop) in seconds from the bag's first message; empty: all of it. latency_s: None: as measured.
-    probe: words to test the policy's hearing with, or empty for those it was trained with. threads: of torch, 0 for its
-    own choice. film, copy: files to write; copy None for no new bag.
+    name: of this bag and no other, in what is written. ranges: (start, stop) in seconds from the bag's first message;
+    empty: all of it. latency_s: None: as measured. probe: words to test the policy's hearing with, or empty for those
+    it was trained with. threads: of torch, 0 for its own choice. film, copy: files to write; copy None for no new bag.
     """
 
     bag: Path
+    name: str
     variants: tuple[Variant, ...]
     settings: Settings
     ranges: tuple[tuple[float, float], ...]
@@ -121,20 +122,18 @@ class _Replay:
             copy = stack.enter_context(self._annotated()) if job.copy else None
             form = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s of bag [{elapsed}<{remaining}, {rate_fmt}]"
             bar = stack.enter_context(
-                tqdm(total=total, desc=job.bag.name, unit="s", bar_format=form, position=job.place, mininterval=0.5)
+                tqdm(total=total, desc=job.name, unit="s", bar_format=form, position=job.place, mininterval=0.5)
             )
             for span in spans:
                 for tick in clockwork.ticks(span):
                     self._tick(tick, film, copy)
                     bar.update(min(1.0 / rate, bar.total - bar.n))
-            self._take(self._asked, self._answers(), film, copy)
-            for run in self._runs.values():
-                run.finish()
+                self._finish(film, copy)
             film.wait()
             if copy:
-                copy.originals(self._source, spans)
+                copy.originals(self._source, spans, self._topics.get("instruction", ""))
         return Result(
-            name=job.bag.name,
+            name=job.name,
             topics=dict(sorted(self._topics.items())),
             reference=self._recorded.motion,
             duration_s=round(total, 3),
@@ -173,6 +172,14 @@ class _Replay:
             self._policies.ask(tick.observation, asked)
         self._take(before, answers, film, copy)
 
+    def _finish(self, film: Film, copy: Annotated | None) -> None:
+        """A span is over: what is still open is judged by it, and nothing of it by the next."""
+        self._take(self._asked, self._answers(), film, copy)
+        self._asked = {}
+        for run in self._runs.values():
+            run.finish()
+        self._recorded.forget()
+
     def _answers(self) -> dict[str, Answer]:
         """To the last tick, by label."""
         answers = self._policies.answers()
@@ -190,21 +197,25 @@ class _Replay:
             self._jumps += tick.back
             if tick.episode >= 0:
                 self._mark(tick)
-            flows = self._flow(tick)
+            flows = self._flow(tick, any(turn.infers for turn in turns.values()))
             outputs = {label: answer.output for label, answer in answers.items() if answer.output is not None}
             first = outputs.get(next(iter(self._runs)))
             for label, run in self._runs.items():
                 run.tick(turns[label], answers.get(label), flows, first)
-            if tick.observation is not None and tick.episode >= 0:
+            if outputs:
                 film.add(tick, outputs)
                 if copy:
                     copy.add(tick, outputs, tick.frames)
 
-    def _flow(self, tick: Tick) -> dict:
-        """Camera to how its picture moved since the last tick; nothing across a tick without pictures."""
+    def _flow(self, tick: Tick, inferred: bool) -> dict:
+        """Camera to how its picture moved since the last inference; nothing across a tick without pictures.
+
+        inferred: by any of the policies.
+        """
         if tick.observation is None:
             for flow in self._flows.values():
                 flow.forget()
+        if not inferred:
             return {}
         for camera, image in tick.observation.images.items():
             self._sizes[camera].add(image.shape[:2])
@@ -226,8 +237,12 @@ class _Replay:
                 notes.append(f"images of camera {camera!r} changed size: {listed}")
         if not self._episodes:
             notes.append("no episode: the instruction is empty throughout")
+        notes += [f"{fault}: left out" for fault in left_out(self._source, self._topics)]
         if self._recorded.motion == "current_pose":
-            notes.append("no target_pose in the bag: chunks are held against the measured motion")
+            notes.append("no target_pose to go by: chunks are held against the measured motion")
         if self._recorded.grip == "joint_states":
-            notes.append("no gripper_command in the bag: chunks are held against the measured opening")
+            notes.append("no gripper_command to go by: chunks are held against the measured opening")
+        figures = [tally.figures() for run in self._runs.values() for tally in run.episodes.values()]
+        if any(of["inferences"] for of in figures) and not any(of["scored_steps"] for of in figures):
+            notes.append(f"no step of any chunk could be scored: {self._recorded.why_unknown()}")
         return notes

@@ -1,4 +1,4 @@
-"""The overlays of every tick as MP4, and a bounded number of them for the report."""
+"""The overlays of every inference as MP4, and a bounded number of them for the report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Still:
 
 
 class Film:
-    """Grows by one frame per tick with an observation. A context manager.
+    """Grows by one frame per tick that some policy inferred at. A context manager.
 
     Frames are drawn and encoded in a thread of their own, one behind the replay: OpenCV, the encoder and torch let go
     of the interpreter while they work.

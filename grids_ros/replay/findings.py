@@ -9,7 +9,7 @@ from grids_ros.control.limits import BINDING
 GOOD, FAIR, BAD = "good", "fair", "bad"
 DEAF_MM = 5.0  # a chunk that another instruction changes by less than this hardly hears
 JERKY = 3.0  # times the recorded jerk
-HELD = 0.05  # share of ticks without a chunk to follow that is worth a word; half of them is bad
+OFTEN = 0.05  # share of ticks without a chunk, or of frames in a corner, that is worth a word; half of them is bad
 LIMITED = 0.05  # share of ticks at which a limit acts that is worth a word
 NARROW = 0.05  # spread of the coordinates below which they look at one place; fraction of the image
 
@@ -26,9 +26,21 @@ def findings(figures: dict, timings: dict) -> list[Finding]:
     """Of one variant's overall figures; nothing is said about what could not be measured."""
     if not figures["inferences"]:
         return [Finding(BAD, "Nothing was inferred: the policy never had an observation.")]
-    said = [_motion(figures), _smooth(figures), _hears(figures), *_looks(figures), _held(figures)]
+    said = [_silent(figures), _motion(figures), _smooth(figures), _hears(figures), *_looks(figures), _held(figures)]
     said += [_limits(figures), _time(timings)]
     return [finding for finding in said if finding]
+
+
+def _level(share: float) -> str:
+    return BAD if share >= 0.5 else FAIR
+
+
+def _silent(figures: dict) -> Finding | None:
+    share, reasons = figures["no_chunk_share"], figures["no_observation"]
+    if share is None or share < OFTEN:
+        return None
+    text = f"No chunk at {share:.0%} of the ticks of inference, most often: {max(reasons, key=reasons.get)}."
+    return Finding(_level(share), f"{text} All else is said of the rest.")
 
 
 def _motion(figures: dict) -> Finding | None:
@@ -67,10 +79,9 @@ def _hears(figures: dict) -> Finding | None:
 def _looks(figures: dict) -> list[Finding]:
     said = []
     for camera, of in figures["coordinates"].items():
-        if of["collapsed"]:
-            said.append(
-                Finding(BAD, f"Camera {camera}: the sampled points sit in a corner {of['collapsed']:.0%} of the time.")
-            )
+        if of["collapsed"] >= OFTEN:
+            text = f"Camera {camera}: the sampled points sit in a corner {of['collapsed']:.0%} of the time."
+            said.append(Finding(_level(of["collapsed"]), text))
         elif of["spread"] is not None and of["spread"] < NARROW:
             said.append(Finding(FAIR, f"Camera {camera}: all sampled points look at nearly the same place."))
         elif of["moved"] is not None:
@@ -86,10 +97,10 @@ def _looks(figures: dict) -> list[Finding]:
 
 def _held(figures: dict) -> Finding | None:
     share, reasons = figures["limits"]["held_share"], figures["limits"]["held"]
-    if share is None or share < HELD:
+    if share is None or share < OFTEN:
         return None
     text = f"The follower would have held at {share:.0%} of its ticks, most often: {max(reasons, key=reasons.get)}."
-    return Finding(BAD if share >= 0.5 else FAIR, text)
+    return Finding(_level(share), text)
 
 
 def _limits(figures: dict) -> Finding | None:

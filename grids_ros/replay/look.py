@@ -30,7 +30,12 @@ class Flow:
 
 
 def spread(coordinates: np.ndarray) -> float:
-    """Root mean square distance of K coordinates (K, 2) from their centre, as a fraction of the image."""
+    """Root mean square distance of K coordinates (K, 2) from their centre, as a fraction of the image.
+
+    NaN for a single one, which is its own centre.
+    """
+    if len(coordinates) < 2:
+        return float("nan")
     return float(np.sqrt(((coordinates - coordinates.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 

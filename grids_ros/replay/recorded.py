@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from grids_ros.data.bags import MAX_GAP_NS
+from grids_ros.data.bags import MAX_GAP_NS, stamped_ns
 from grids_ros.data.source import BagError
 from grids_ros.datatypes import NANOSECONDS
-from grids_ros.messages import check_frame, to_ns, to_opening
+from grids_ros.messages import check_frame, to_opening
 
 KEPT_NS = 15 * NANOSECONDS  # how far back is remembered: longer than any chunk
 BACK_NS = 2 * NANOSECONDS  # stamps that go back by more belong to a clock that was set anew
@@ -69,7 +69,7 @@ class Series:
 
 
 class Recorded:
-    """The recorded motion and grip, as far as they have been read. Stamps are those of the headers.
+    """The recorded motion and grip, as far as they have been read. Stamps are those of the headers, if not empty.
 
     The motion is `target_pose`, or `current_pose` where nobody published targets; the grip `gripper_command`, or the
     measured opening. Where targets pause for longer than `MAX_GAP_NS` nobody knows what the arm should have done.
@@ -80,6 +80,11 @@ class Recorded:
         self.motion = "target_pose" if "target_pose" in roles else "current_pose"
         self.grip = "gripper_command" if "gripper_command" in roles else "joint_states"
         self._fingers, self._base = settings["finger_joints"], settings["base_frame"]
+        self._taken = self._gaps = 0  # poses that could be used, and how many came too long after the one before
+        self.forget()
+
+    def forget(self) -> None:
+        """What is read next lies elsewhere in the bag."""
         self._poses, self._openings = Series(7), Series(1)
 
     def add(self, role: str, received_ns: int, message) -> None:
@@ -91,7 +96,7 @@ class Recorded:
             p, q = message.pose.position, message.pose.orientation
             row = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
             if np.isfinite(row).all() and abs(np.dot(row[3:], row[3:]) - 1.0) < 1e-2:
-                self._poses.add(to_ns(message.header.stamp), row)
+                self._add_pose(stamped_ns(message, received_ns), row)
         if role == self.grip == "gripper_command" and len(message.data):
             self._openings.add(received_ns, (float(message.data[0]),))
         elif role == self.grip == "joint_states":
@@ -100,7 +105,12 @@ class Recorded:
             except ValueError:
                 return
             if opening is not None:
-                self._openings.add(to_ns(message.header.stamp), (opening,))
+                self._openings.add(stamped_ns(message, received_ns), (opening,))
+
+    def _add_pose(self, stamp_ns: int, row: Sequence[float]) -> None:
+        self._taken += 1
+        self._gaps += 0 <= self._poses.newest_ns < stamp_ns - MAX_GAP_NS
+        self._poses.add(stamp_ns, row)
 
     def _in_frame(self, header) -> bool:
         try:
@@ -110,6 +120,15 @@ class Recorded:
                 raise BagError(f"{error}: see base_frame") from error
             return False  # as the nodes refuse them
         return True
+
+    def why_unknown(self) -> str:
+        """What most likely keeps the motion from being known anywhere, in words."""
+        if self._taken < 2:
+            return f"{self._taken} messages on {self.motion} have a pose that can be used"
+        if self._gaps:
+            longest = MAX_GAP_NS / NANOSECONDS
+            return f"{self.motion} pauses {self._gaps} times for more than {longest:g} s, in {self._taken} messages"
+        return f"no chunk lies within the stamps of {self.motion}"
 
     def knows(self, until_ns: int) -> bool:
         """Whether the motion up to this instant has been read."""

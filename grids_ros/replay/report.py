@@ -44,6 +44,7 @@ LINES = (
     ("Other instruction: change", "mm", ("instruction", "change_mm"), 1, False, "near 0: the words are not heard"),
     ("Other instruction: error", "mm", ("instruction", "error_mm"), 1, False, "should be above the next line"),
     ("Right one, same frames", "mm", ("instruction", "right_error_mm"), 1, True, "error, on every tenth frame"),
+    ("No chunk", "%", ("no_chunk_share",), 1, True, "share of the ticks of inference; the reasons are below"),
     ("Limits act", "%", ("limits", "share_of_ticks", "any"), 1, True, "share of the follower's ticks, any limit"),
     ("… lead", "%", ("limits", "share_of_ticks", "lead"), 1, True, "target too far ahead of the measured arm"),
     ("… workspace", "%", ("limits", "share_of_ticks", "workspace"), 1, True, "target outside of the box"),

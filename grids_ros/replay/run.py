@@ -124,36 +124,43 @@ class Run:
     ) -> None:
         """Take a tick, once it is known what the policy said to it. first: what the first of those compared said."""
         tick = turn.tick
-        if turn.missed:
-            self._seen = {}  # the flows are from tick to tick
+        output = answer.output if answer is not None else None
+        if flows and output is None:
+            self._seen = {}  # the next flows are from this picture on, of which this policy has no points
         if tick.cut_ns is not None or tick.back:
             self._judge(list(self._pending), tick.cut_ns)
             self._pending.clear()
         if tick.episode != self._episode or tick.back:
             self._begin(tick.episode, tick.now_ns)
         if self._shadow is not None:
+            if tick.paused:
+                self._shadow.skip(tick.now_ns)
             self._shadow.run(tick.now_ns, tick.arrived)
         if tick.episode >= 0:
             self._count(turn, answer)
-        if answer is not None and answer.output is not None:
-            self._shadow.send(answer.output.chunk, tick.now_ns + self.turns.delay_ns(answer.output))
+        if output is not None:
+            self._shadow.send(output.chunk, tick.now_ns + self.turns.delay_ns(output))
             self._score(tick, answer, flows)
-            self._compare(answer.output, first)
+            self._compare(output, first)
         while self._pending and self._has_passed(self._pending[0].chunk, tick.now_ns):
             self._judge([self._pending.popleft()])
 
     def finish(self) -> None:
-        """Nothing more will be read: judge what is still waiting."""
+        """Nothing more of this span will be read: judge what is still waiting."""
         self._end_shadow()
         self._judge(self._pending)
+        self._pending.clear()
 
     def _count(self, turn: Turn, answer: Answer | None) -> None:
         """Why there is no inference, or how long it took."""
+        self._tally.ticks += 1
         self._tally.missed += turn.missed
         if answer is None:
             if not turn.missed:
+                self._tally.silent += turn.tick.observation is None
                 self._tally.not_ready.update(map(kind, turn.tick.reasons))
         elif answer.output is None:
+            self._tally.silent += 1
             self._tally.not_ready[answer.refused] += 1
         else:
             self.model_s += answer.seconds

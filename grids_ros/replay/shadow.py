@@ -40,6 +40,10 @@ class Shadow:
         """A chunk that reaches the follower at this instant."""
         self._waiting.append((arrives_ns, chunk))
 
+    def skip(self, until_ns: int) -> None:
+        """Go on at this instant: over a pause in the recording nothing is known of the follower."""
+        self._next_ns = max(self._next_ns, until_ns)
+
     def run(self, until_ns: int, arrived: Sequence[tuple[str, int, object]]) -> None:
         """All ticks before `until_ns`; `arrived` is what was recorded meanwhile."""
         poses = [(received_ns, message) for role, received_ns, message in arrived if role == "current_pose"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from grids_ros.replay.bag import Result
@@ -22,6 +22,7 @@ GATES = (
     (("chunk_to_chunk", "deg"), 0.05),
     (("limits", "share_of_ticks", "any"), 0.005),
     (("limits", "held_share"), 0.005),
+    (("no_chunk_share",), 0.005),
 )
 
 
@@ -90,7 +91,8 @@ def read_baseline(path: Path) -> dict:
         baseline = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BaselineError(f"cannot read the baseline {path}: {error}") from error
-    if not isinstance(baseline, dict) or baseline.get("version") != VERSION or "overall" not in baseline:
+    known = isinstance(baseline, dict) and baseline.get("version") == VERSION
+    if not known or not isinstance(baseline.get("overall"), dict):
         raise BaselineError(f"{path} is no summary.json of version {VERSION}")
     return baseline
 
@@ -98,12 +100,11 @@ def read_baseline(path: Path) -> dict:
 def regressions(summary: dict, baseline: dict, tolerance: float) -> list[str]:
     """What is worse than the baseline by more than `tolerance` (0.1: by a tenth), in words.
 
-    Variants are matched by their label; one alone on each side is matched whatever its label. A figure that the
-    baseline has and this run has not is worse. Raises BaselineError when no variant matches.
+    A figure that the baseline has and this run has not is worse. Raises BaselineError as `matched` does.
     """
-    pairs = list(_matched(summary["overall"], baseline["overall"]))
     found = []
-    for label, now, then in pairs:
+    for label, its in matched(list(summary["overall"]), baseline):
+        now, then = summary["overall"][label], baseline["overall"][its]
         for path, floor in GATES:
             name, new, old = ".".join(path), _at(now, path), _at(then, path)
             if old is None:
@@ -115,15 +116,18 @@ def regressions(summary: dict, baseline: dict, tolerance: float) -> list[str]:
     return found
 
 
-def _matched(now: dict, then: dict) -> Iterator[tuple[str, dict, dict]]:
-    if len(now) == len(then) == 1:
-        yield next(iter(now)), next(iter(now.values())), next(iter(then.values()))
-        return
-    both = [label for label in now if label in then]
+def matched(labels: Sequence[str], baseline: dict) -> list[tuple[str, str]]:
+    """Labels of this run, each with the label in the baseline that it is held against: its own.
+
+    One alone on each side is matched whatever its label. Raises BaselineError when none matches.
+    """
+    then = list(baseline["overall"])
+    if len(labels) == len(then) == 1:
+        return [(labels[0], then[0])]
+    both = [(label, label) for label in labels if label in then]
     if not both:
-        raise BaselineError(f"the baseline has {', '.join(then)}; this run has {', '.join(now)}")
-    for label in both:
-        yield label, now[label], then[label]
+        raise BaselineError(f"the baseline has {', '.join(then)}; this run has {', '.join(labels)}")
+    return both
 
 
 def _at(values: dict, path: Sequence[str]) -> float | None:

@@ -43,11 +43,17 @@ class Table:
 
 @dataclass
 class Tally:
-    """Of one variant in one episode; adding them up gives a bag's, and the whole."""
+    """Of one variant in one episode; adding them up gives a bag's, and the whole.
+
+    ticks: of inference. missed: of these, while the policy was busy. silent: of these, without an observation, or with
+    one that the policy refused; `not_ready` says why.
+    """
 
     rows: Table = field(default_factory=Table)
     not_ready: Counter[str] = field(default_factory=Counter)
+    ticks: int = 0
     missed: int = 0
+    silent: int = 0
     shadow_ticks: int = 0
     limited: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
@@ -58,8 +64,8 @@ class Tally:
         self.rows += other.rows
         for name in ("not_ready", "limited", "held", "refused"):
             getattr(self, name).update(getattr(other, name))
-        self.missed += other.missed
-        self.shadow_ticks += other.shadow_ticks
+        for name in ("ticks", "missed", "silent", "shadow_ticks"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest_cut_mm = max(self.largest_cut_mm, other.largest_cut_mm)
         return self
 
@@ -72,6 +78,7 @@ class Tally:
         position = rows.get("position_mm")
         return {
             "inferences": len(rows.get("time_s")),
+            "no_chunk_share": _share(self.silent, self.ticks),
             "scored_steps": int(np.isfinite(position).sum()),
             "position_mm": _by_step(position),
             "still_mm": _by_step(rows.get("still_mm")),
@@ -93,14 +100,11 @@ class Tally:
         }
 
     def _limits(self) -> dict:
-
-        def share(count: int) -> float | None:
-            return round(count / self.shadow_ticks, 4) if self.shadow_ticks else None
-
+        ticks = self.shadow_ticks
         return {
-            "share_of_ticks": {name: share(self.limited[name]) for name in ("any", *BINDING)},
+            "share_of_ticks": {name: _share(self.limited[name], ticks) for name in ("any", *BINDING)},
             "largest_cut_mm": round(self.largest_cut_mm, 2),
-            "held_share": share(sum(self.held.values())),
+            "held_share": _share(sum(self.held.values()), ticks),
             "held": dict(sorted(self.held.items())),
             "refused_chunks": dict(sorted(self.refused.items())),
         }
@@ -116,6 +120,10 @@ class Tally:
             "deadline_misses": int((latency > 1e3 / rate_hz).sum()),
             "rate_hz": rate_hz,
         }
+
+
+def _share(count: int, ticks: int) -> float | None:
+    return round(count / ticks, 4) if ticks else None
 
 
 def _mean(rows: np.ndarray) -> float | None:

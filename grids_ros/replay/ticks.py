@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from grids_ros.data.source import Source
+from grids_ros.data.bags import APART_NS
+from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS, Observation
 from grids_ros.intake import HISTORY, Intake
+from grids_ros.messages import to_ns
 from grids_ros.observation import NotReady
 
 BEFORE_NS = 2 * NANOSECONDS  # read before a span, as the node would have been running by then
@@ -40,7 +43,7 @@ class Tick:
     episode: counts from 0; -1 outside of any. arrived: role, time of reception [ns] and message of everything since
     the last tick, in order. observation: None when `reasons` say why there is none. frames: camera to the frame
     of its images. cut_ns: when, since the last tick, the instruction changed or a marker came, which ends an episode.
-    back: the clock jumped back.
+    back: the clock jumped back. paused: the clock was taken on to this tick in one step, as nothing was recorded.
     """
 
     now_ns: int
@@ -52,18 +55,32 @@ class Tick:
     frames: Mapping[str, str]
     cut_ns: int | None = None
     back: bool = False
+    paused: bool = False
 
 
 class Clockwork:
     """Ticks out of messages. `episodes` is where counting goes on in the next span of the same bag."""
 
     def __init__(self, source: Source, topics: Mapping[str, str], cameras: Sequence[str], settings: Mapping):
+        """settings: the policy node's parameters. Raises BagError for a bag whose stamps are of another clock."""
         self._source, self._cameras, self._settings = source, tuple(cameras), settings
         self._role_of = {f"/{topic}": role for role, topic in topics.items()}
         held = source.held
         self._connections = {role: held[topic] for role, topic in topics.items()}
         self._period_ns = round(NANOSECONDS / settings["rate_hz"])
         self.episodes = 0
+        self._check_clock()
+
+    def _check_clock(self) -> None:
+        """By the first pose: with stamps of another clock nothing would be said but how old every stream is."""
+        for _, received_ns, message in islice(self._source.messages(self._connections["current_pose"]), 1):
+            apart_ns = abs(received_ns - to_ns(message.header.stamp))
+            if apart_ns > APART_NS:
+                apart = f"{apart_ns / NANOSECONDS:.1f} s from its arrival"
+                raise BagError(
+                    f"{self._source.path}: current_pose is stamped {apart}: stamps are empty or on another clock; "
+                    "record a simulation with --use-sim-time"
+                )
 
     def ticks(self, span: Span) -> Iterator[Tick]:
         """Every tick in the span, and after it ticks without an observation while the recording still judges.
@@ -71,19 +88,22 @@ class Clockwork:
         Each span starts like a node that was started `BEFORE_NS` before it.
         """
         state = _State(Intake(self._cameras, self._settings), self._instruction_at(span), self.episodes)
+        for received_ns, message in self._latest_before(span, "gripper_command"):
+            state.add("gripper_command", received_ns, message)  # sent on change only
         at_ns = span.start_ns + self._period_ns
-        last_ns = None
+        last_ns, paused = None, False
         for role, received_ns, message in self._messages(span):
             if last_ns is not None and received_ns < last_ns - BACK_NS:
                 yield state.tick(at_ns, judged_only=True, back=True)
                 at_ns = received_ns + self._period_ns
             last_ns = received_ns
             while at_ns < received_ns:
-                yield state.tick(at_ns, judged_only=at_ns > span.stop_ns)
+                yield state.tick(at_ns, judged_only=at_ns > span.stop_ns, paused=paused)
                 idle = received_ns - at_ns
-                at_ns += self._period_ns * max(1, idle // self._period_ns if idle > PAUSE_NS else 1)
+                paused = idle > PAUSE_NS
+                at_ns += self._period_ns * max(1, idle // self._period_ns if paused else 1)
             state.add(role, received_ns, message)
-        yield state.tick(at_ns, judged_only=at_ns > span.stop_ns)
+        yield state.tick(at_ns, judged_only=at_ns > span.stop_ns, paused=paused)
         self.episodes = state.episodes
 
     def _messages(self, span: Span) -> Iterator[tuple[str, int, object]]:
@@ -99,11 +119,21 @@ class Clockwork:
         """What a node started at the span's beginning would be told: the topic is latched."""
         if span.instruction is not None:
             return span.instruction
-        words = ""
-        before = max(0, span.start_ns - BEFORE_NS)
-        for _, _, message in self._source.messages(self._connections["instruction"], None, before):
-            words = message.data.strip()
-        return words
+        return next((message.data.strip() for _, message in self._latest_before(span, "instruction")), "")
+
+    def _latest_before(self, span: Span, role: str) -> list[tuple[int, object]]:
+        """Time of reception and message of a role's last one before the span is read; empty where there is none.
+
+        Looks back in steps that double: a topic that speaks often costs no reading of all that lies before the span.
+        """
+        connections, until_ns = self._connections.get(role, []), max(0, span.start_ns - BEFORE_NS)
+        back_ns = BEFORE_NS
+        while connections and until_ns > self._source.start_ns:
+            found = deque(self._source.messages(connections, until_ns - back_ns, until_ns), maxlen=1)
+            if found or until_ns - back_ns <= self._source.start_ns:
+                return [(received_ns, message) for _, received_ns, message in found]
+            back_ns *= 2
+        return []
 
 
 class _State:
@@ -137,7 +167,7 @@ class _State:
         if self._cut_ns is None:
             self._cut_ns = received_ns
 
-    def tick(self, now_ns: int, judged_only: bool, back: bool = False) -> Tick:
+    def tick(self, now_ns: int, judged_only: bool, back: bool = False, paused: bool = False) -> Tick:
         """judged_only: past the span's end, where nothing is inferred any more."""
         arrived, self._arrived = self._arrived, []
         cut_ns, self._cut_ns = self._cut_ns, None
@@ -152,7 +182,7 @@ class _State:
             except NotReady as error:
                 reasons = error.reasons
         frames = self._intake.frames
-        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, frames, cut_ns, back)
+        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, frames, cut_ns, back, paused)
 
 
 def _drained(waiting: deque) -> Iterable:

@@ -6,10 +6,12 @@ With several variants each has a namespace of its own, such as /demo_K_4/action_
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from rosbags.interfaces import Connection, QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_typestore
@@ -23,6 +25,7 @@ from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span, Tick
 from grids_ros.shown import COLOURS, LIFETIME_S, SPHERE_M, on_plane
 
 SPHERE_LIST = 7  # visualization_msgs/Marker.SPHERE_LIST
+TRANSFORMS = "tf2_msgs/msg/TFMessage"  # latched ones add up: each speaks of frames of its own
 
 
 def _windows(spans: Sequence[Span]) -> list[tuple[int, int]]:
@@ -34,6 +37,29 @@ def _windows(spans: Sequence[Span]) -> list[tuple[int, int]]:
             start_ns, stop_ns = windows[-1][0], max(windows.pop()[1], stop_ns)
         windows.append((start_ns, stop_ns))
     return windows
+
+
+def _latched(connections: Sequence[Connection]) -> bool:
+    """Whether a topic's publishers keep what they said for those who come later."""
+    offered = [profile for connection in connections for profile in connection.ext.offered_qos_profiles]
+    return any(profile.durability is QosDurability.TRANSIENT_LOCAL for profile in offered)
+
+
+def _within(
+    source: Source, connections: Sequence[Connection], windows: Sequence[tuple[int, int]], latched: bool
+) -> Iterator[tuple[Connection, int, bytes]]:
+    """A topic's messages in these windows; of a latched one also what was said before a window and holds in it.
+
+    That is given the window's start as its time.
+    """
+    last_ns = None
+    for start_ns, stop_ns in windows:
+        if latched:
+            before = source.raw(connections, last_ns, start_ns)
+            for connection, _, data in deque(before, maxlen=None if connections[0].msgtype == TRANSFORMS else 1):
+                yield connection, start_ns, data
+        yield from source.raw(connections, start_ns, stop_ns)
+        last_ns = stop_ns
 
 
 class Annotated:
@@ -74,26 +100,24 @@ class Annotated:
                 image = self._image(drawn, self._header(stamp_ns, frames[name]))
                 self._write(f"{space}overlay/{name}/image_raw", tick.now_ns, image)
 
-    def originals(self, source: Source, spans: Sequence[Span]) -> None:
-        """Copy the bag's messages of these spans, but for topics that were made anew."""
+    def originals(self, source: Source, spans: Sequence[Span], instruction: str) -> None:
+        """Copy the bag's messages of these spans, but for topics that were made anew. instruction: its topic, or ""."""
         made = {connection.topic for connection in self._connections.values()}
         for topic, connections in source.held.items():
-            if f"/{topic}" in made:
-                continue
-            for connection in connections:
-                self._copy(source, connection, spans)
+            if f"/{topic}" not in made:
+                self._copy(source, connections, _windows(spans), topic == instruction or _latched(connections))
 
-    def _copy(self, source: Source, connection, spans: Sequence[Span]) -> None:
-        copy, windows = None, _windows(spans)
-        if connection.topic.lstrip("/") == "instruction":
-            windows = [(None, windows[-1][1])]  # latched: what was said before a span holds in it
-        for start_ns, stop_ns in windows:
-            for _, at_ns, data in source.raw([connection], start_ns, stop_ns):
-                if copy is None:
-                    copy = self._connection_like(connection, source)
-                self._writer.write(copy, at_ns, data)
+    def _copy(
+        self, source: Source, connections: Sequence[Connection], windows: Sequence[tuple[int, int]], latched: bool
+    ) -> None:
+        """One topic, which has several connections where a bag is split and its metadata lost."""
+        copies: dict[str, Connection] = {}
+        for connection, at_ns, data in _within(source, connections, windows, latched):
+            if connection.msgtype not in copies:
+                copies[connection.msgtype] = self._connection_like(connection, source)
+            self._writer.write(copies[connection.msgtype], at_ns, data)
 
-    def _connection_like(self, connection, source: Source):
+    def _connection_like(self, connection: Connection, source: Source) -> Connection:
         return self._writer.add_connection(
             connection.topic,
             connection.msgtype,
