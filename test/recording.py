@@ -51,15 +51,16 @@ def write_recording(path: Path, seconds: float = 4.0, words=("lift the red cube"
     return path
 
 
-def write_step(bag: BagWriter, at: int, step: int) -> None:
-    """A tenth of a second of every stream from `at` on [ns]."""
-    for camera in CAMERAS:
+def write_step(bag: BagWriter, at: int, step: int, cameras=CAMERAS, targets: bool = True) -> None:
+    """A tenth of a second of every stream from `at` on [ns], of these cameras, with or without targets."""
+    for camera in cameras:
         bag.image(camera, at, picture(camera, step))
     for part in range(5):  # 50 Hz, on the images' stamps among others
         now = at + part * PERIOD // 5
         pose = Pose(position((now - START) / NANOSECONDS), DOWN)
         bag.current_pose(now, pose)
-        bag.target_pose(now, pose)
+        if targets:
+            bag.target_pose(now, pose)
         bag.joint_states(now, FINGERS, [0.04, 0.04], [0.0, 0.0])
 
 

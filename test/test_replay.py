@@ -6,13 +6,16 @@ import json
 import multiprocessing
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
-from recording import PERIOD, SPEED, START, foreign, picture, write_recording, write_step
+from recording import CAMERAS, DOWN, PERIOD, SPEED, START, foreign, picture, write_recording, write_step
 from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 from tiny import tiny
 
 from grids_ros.data.bags import BagWriter
@@ -23,7 +26,8 @@ from grids_ros.parameters import ParameterError
 from grids_ros.policy.checkpoint import save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, parse
+from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, names, parse
+from grids_ros.replay.bag import replay as run_bag
 from grids_ros.replay.film import STILLS, Film
 from grids_ros.replay.policies import Policies, load
 from grids_ros.replay.run import Turns
@@ -31,6 +35,7 @@ from grids_ros.replay.ticks import Clockwork, Span
 from grids_ros.replay.variants import Variant
 
 HORIZON = 6  # of the tiny policy
+HOME = Pose((0.45, 0.0, 0.3), DOWN)
 PROBED = ("--other-instruction", "lift the green cube")
 
 
@@ -234,6 +239,95 @@ def test_a_baseline_passes_itself_and_fails_what_is_worse(tmp_path, scored, bag,
     assert replay(tmp_path / "c", *arguments, "--baseline", tmp_path / "other.json")[0] == UNUSABLE
 
 
+def test_a_camera_that_is_dead_for_an_episode_is_said_first_and_is_worse_than_a_baseline(tmp_path, checkpoint):
+    for name, last in (("whole", CAMERAS), ("dead", CAMERAS[:1])):
+        with BagWriter(tmp_path / name) as writer:
+            for episode, cameras in enumerate((CAMERAS, last)):
+                at = START + episode * 20 * PERIOD
+                writer.instruction(at - 1000, ("lift the red cube", "lift the blue cube")[episode])
+                for step in range(20):
+                    write_step(writer, at + step * PERIOD, step, cameras)
+    given = ["--checkpoint", checkpoint, "-p", "camera_max_age_s:=[0.15]"]
+    code, summary = replay(tmp_path / "a", tmp_path / "whole", *given)
+    assert code == SCORED and summary["overall"]["tiny"]["no_chunk_share"] < 0.1
+    code, summary = replay(tmp_path / "b", tmp_path / "dead", *given, "--baseline", tmp_path / "a" / "summary.json")
+    assert code == WORSE and 0.4 < summary["overall"]["tiny"]["no_chunk_share"] <= 0.5
+    first = re.search(r'<ul class="findings"><li class="\w+">(.*?)</li>', (tmp_path / "b" / "report.html").read_text())
+    assert first[1].startswith("No chunk at") and "wrist" in first[1]
+
+
+def test_commands_of_another_type_are_noted_and_the_rest_is_scored(tmp_path, checkpoint):
+    text = get_typestore(Stores.ROS2_JAZZY).types["std_msgs/msg/String"]
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.instruction(START - 1000, "lift the red cube")
+        writer.write("gripper_command", START, text("open"))
+        for step in range(10):
+            write_step(writer, START + step * PERIOD, step)
+    code, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint)
+    assert code == SCORED and summary["overall"]["tiny"]["gripper_mm"]["mean"] is not None
+    said = "gripper_command is std_msgs/msg/String, expected std_msgs/msg/Float64MultiArray: left out"
+    assert said in summary["bags"][0]["notes"]
+
+
+def test_targets_too_sparse_to_go_by_are_nothing_to_score(tmp_path, checkpoint, capsys):
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.instruction(START - 1000, "lift the red cube")
+        for step in range(10):
+            write_step(writer, START + step * PERIOD, step, targets=False)
+            if step % 2 == 0:
+                writer.target_pose(START + step * PERIOD, HOME)
+    code, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint)
+    said = "no step of any chunk could be scored: target_pose pauses 4 times for more than 0.15 s, in 5 messages"
+    assert code == NOTHING and summary["overall"]["tiny"]["inferences"] and said in summary["bags"][0]["notes"]
+    assert said in capsys.readouterr().err
+
+
+def test_a_pause_in_the_recording_is_no_time_that_the_follower_holds(tmp_path, checkpoint):
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.instruction(START - 1000, "lift the red cube")
+        for begins in (START, START + 600 * PERIOD):
+            for step in range(15):
+                write_step(writer, begins + step * PERIOD, step)
+    _, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint)
+    assert summary["overall"]["tiny"]["limits"]["held_share"] < 0.5
+
+
+def test_ranges_know_the_gripper_command_from_before_them_in_any_order(tmp_path, bag, checkpoint):
+    spans = ["--range", "2.4:2.9", "--range", "4.6:5.1"]
+    given = [bag, "--checkpoint", checkpoint]
+    _, forth = replay(tmp_path / "a", *given, *spans)
+    _, back = replay(tmp_path / "b", *given, *spans[2:], *spans[:2])
+    for entry, other in zip(forth["episodes"]["tiny"], back["episodes"]["tiny"][::-1], strict=True):
+        assert entry["gripper_mm"]["mean"] is not None and entry["gripper_mm"] == other["gripper_mm"]
+        assert entry["position_mm"] == other["position_mm"]
+
+
+def test_a_camera_faster_than_the_inferences_is_followed_from_one_to_the_next(tmp_path, checkpoint):
+    texture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 128, 3)).astype(np.uint8), (0, 0), 3)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.instruction(START - 1000, "lift the red cube")
+        for step in range(20):
+            at = START + step * PERIOD
+            write_step(writer, at, step, CAMERAS[1:] if step % 2 == 0 else ())
+            writer.image("base", at, np.roll(texture, 4 * step, axis=1))
+    _, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint, "-p", "rate_hz:=10.0")
+    figures = summary["overall"]["tiny"]
+    assert figures["inferences"] in (9, 10)
+    assert figures["coordinates"]["base"]["picture"] == pytest.approx(8 / 128, rel=0.15)
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == figures["inferences"]
+
+
+def test_bags_of_one_name_are_told_apart(tmp_path, bag, checkpoint):
+    copy = shutil.copytree(bag, tmp_path / bag.name)
+    options = parse([str(bag), str(copy), "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--range", "0:0.5"])
+    todo = jobs(options)
+    assert [job.name for job in todo] == ["1_arm", "2_arm"] and len({job.film for job in todo}) == 2
+    assert run_bag(todo[1]).name == "2_arm"
+    assert names([Path("a/run.1"), Path("run.2.mcap")]) == ["run.1", "run.2"]
+
+
 def test_several_bags_run_in_processes_and_a_bad_one_does_not_hide_the_good_ones(tmp_path, bag, checkpoint, capfd):
     copy = shutil.copytree(bag, tmp_path / "copy")
     (tmp_path / "empty").mkdir()
@@ -305,6 +399,8 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
 
     with BagWriter(tmp_path / "silent"):
         pass
+    others = tmp_path / "others.json"
+    others.write_text('{"version": 1, "overall": {"x": {}, "y": {}}}')
     front = ("-r", "camera/base/image_raw:=/front")
     joints = ("-r", "camera/base/image_raw:=joint_states")
     for expected, said, arguments in (
@@ -312,6 +408,8 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
         (UNUSABLE, "trained with 2 or 4", [bag, "--checkpoint", checkpoint, "--tokens", "8"]),
         (UNUSABLE, "compared with itself", [bag, "--checkpoint", checkpoint, checkpoint]),
         (UNUSABLE, "expected from:=to", [bag, "--checkpoint", checkpoint, "--remap", "a=b"]),
+        (UNUSABLE, "expected YAML", [bag, "--checkpoint", checkpoint, "-p", "finger_joints:=[a, b"]),
+        (UNUSABLE, "the baseline has x, y; this run has tiny", [bag, "--checkpoint", checkpoint, "--baseline", others]),
         (UNUSABLE, "'rate_hz' is 'fast'", [bag, "--checkpoint", checkpoint, "-p", "rate_hz:=fast"]),
         (NOTHING, "silent is empty", [tmp_path / "silent", "--checkpoint", checkpoint]),
         (NOTHING, "begins after the end", [bag, "--checkpoint", checkpoint, "--range", "100:"]),
@@ -321,6 +419,7 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
         code, error = refused(*arguments)
         assert (code, said in error) == (expected, True), error
         assert "Traceback" not in error
+    assert not (tmp_path / "out" / "overlay.mp4").exists()  # refused before the work, not after it
 
 
 @pytest.mark.parametrize(

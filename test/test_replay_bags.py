@@ -14,8 +14,9 @@ from rosbags.rosbag2.enums import CompressionMode
 from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.data.bags import BagWriter
-from grids_ros.data.settings import assignments, find_topics, read
+from grids_ros.data.settings import assignments, find_topics, left_out, read
 from grids_ros.data.source import BagError, Source
+from grids_ros.datatypes import NANOSECONDS
 from grids_ros.parameters import ParameterError
 from grids_ros.replay.ticks import Clockwork, Span
 
@@ -107,6 +108,13 @@ def test_split_bags_are_one_bag(tmp_path, bag, expected):
     assert key(ticks) == expected
     (path / "metadata.yaml").unlink()  # the recorder was killed: its files are all there is
     *ticks, loss = seen(path)
+    assert key(ticks) == expected and loss == ""  # and each of them was closed
+
+
+def test_an_sqlite3_bag_without_its_metadata_may_have_lost_its_end(tmp_path, bag, expected):
+    copy = recompressed(bag, tmp_path / "copy", CompressionMode.NONE, StoragePlugin.SQLITE3)
+    (copy / "metadata.yaml").unlink()
+    *ticks, loss = seen(copy)
     assert key(ticks) == expected and "metadata.yaml is missing" in loss
 
 
@@ -160,8 +168,37 @@ def test_a_missing_topic_is_named_with_what_the_bag_has(bag):
 
 
 def test_a_topic_of_another_type_is_named_with_what_was_expected(bag):
-    with pytest.raises(BagError, match="joint_states is sensor_msgs/msg/JointState, expected geometry_msgs"):
+    said = "joint_states is sensor_msgs/msg/JointState, expected geometry_msgs.*; it has .*image_raw/compressed"
+    with pytest.raises(BagError, match=said):
         seen(bag, remaps=["current_pose:=joint_states"])
+
+
+def test_a_topic_that_may_be_lacking_is_left_out_where_it_is_of_another_type(tmp_path):
+    text = get_typestore(Stores.ROS2_JAZZY).types["std_msgs/msg/String"]
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.instruction(START, "lift")
+        write_step(writer, START, 0, targets=False)
+        for topic in ("target_pose", "gripper_command"):
+            writer.write(topic, START, text("none of yours"))
+    with Source(tmp_path / "bag") as source:
+        topics = find_topics(source, read(None, {}, {}), CAMERAS)
+        assert not {"target_pose", "gripper_command"} & topics.keys() and "current_pose" in topics
+        said = [
+            "target_pose is std_msgs/msg/String, expected geometry_msgs/msg/PoseStamped",
+            "gripper_command is std_msgs/msg/String, expected std_msgs/msg/Float64MultiArray",
+        ]
+        assert left_out(source, topics) == said
+        with pytest.raises(BagError, match="target_pose is std_msgs/msg/String"):
+            find_topics(source, read(None, {}, {"target_pose": "/target_pose"}), CAMERAS)
+
+
+def test_stamps_of_another_clock_are_refused_with_how_far_they_are(tmp_path, bag):
+    with AnyReader([bag]) as old, Writer(tmp_path / "late", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        copies = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=old.typestore) for c in old.connections}
+        for connection, at, data in old.messages():
+            writer.write(copies[connection.id], at + 3600 * NANOSECONDS, data)
+    with pytest.raises(BagError, match="current_pose is stamped 3600.0 s from its arrival.*--use-sim-time"):
+        seen(tmp_path / "late")
 
 
 def test_a_topic_cannot_serve_twice(bag):
@@ -195,6 +232,29 @@ def test_episodes_follow_the_instruction_and_a_range_knows_what_was_said_before_
     *ticks, _ = seen(bag, (3.4, 4.0))
     assert {(t.episode, t.instruction) for t in ticks} == {(0, "drop")}
     assert len(ticks) == 3 and all(t.observation for t in ticks)
+
+
+def test_a_range_knows_the_opening_that_was_commanded_before_it(tmp_path):
+    with BagWriter(tmp_path / "bag") as writer:
+        for step in range(60):
+            for at, opening in ((5, 0.08), (20, 0.03)):
+                if step == at:
+                    writer.gripper_command(START + step * PERIOD, opening)
+            write_step(writer, START + step * PERIOD, step)
+    for start, openings in ((5.0, [0.03]), (3.0, [0.08, 0.03]), (0.0, [0.08, 0.03])):
+        *ticks, _ = seen(tmp_path / "bag", (start, start + 0.9), said="lift")
+        arrived = [message.data[0] for t in ticks for role, _, message in t.arrived if role == "gripper_command"]
+        assert arrived == openings[: len(arrived)] and (arrived or start == 0.0)
+
+
+def test_a_pause_in_the_recording_is_passed_in_one_step(tmp_path):
+    with BagWriter(tmp_path / "bag") as writer:
+        for begins in (START, START + 600 * PERIOD):
+            for step in range(10):
+                write_step(writer, begins + step * PERIOD, step)
+    *ticks, _ = seen(tmp_path / "bag", said="lift")
+    (after,) = (tick for tick in ticks if tick.paused)
+    assert len(ticks) < 15 and 0 <= START + 600 * PERIOD - after.now_ns < 2 * PERIOD
 
 
 def test_markers_separate_episodes(tmp_path):
@@ -242,6 +302,8 @@ def test_a_clock_that_jumps_back_starts_afresh_and_sees_the_same_again(bag):
         ({"rate_hz": "0.0"}, r"'rate_hz' is 0.0, expected a float such as 5.0 in \[0.1, 100\]"),
         ({"finger_joint": "[a]"}, "did you mean 'finger_joints'"),
         ({"gripper_close_below": "0.06"}, "contradict"),
+        ({"finger_joints": "[a, b"}, r"'finger_joints' is '\[a, b', expected YAML"),
+        ({"base_frame": "2020-99-99"}, "'base_frame' is '2020-99-99', expected YAML"),
     ],
 )
 def test_parameters_are_held_to_the_nodes_own_table(overrides, said):

@@ -18,7 +18,7 @@ from grids_ros.replay import judge, look
 from grids_ros.replay.findings import BAD, FAIR, GOOD, findings
 from grids_ros.replay.recorded import KEPT_NS, Recorded, Series, interpolate
 from grids_ros.replay.shadow import Shadow
-from grids_ros.replay.summary import BaselineError, regressions
+from grids_ros.replay.summary import BaselineError, added, regressions
 from grids_ros.replay.tally import Tally, kind
 from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span
 from grids_ros.replay.written import _windows
@@ -150,7 +150,7 @@ def test_points_that_ride_on_the_picture_do_not_slip():
 def test_spread_and_collapse():
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert look.spread(corners) == pytest.approx(np.sqrt(0.5)) and not look.collapsed(corners)
-    assert look.spread(np.full((4, 2), 0.3)) == 0.0
+    assert look.spread(np.full((4, 2), 0.3)) == 0.0 and np.isnan(look.spread(np.full((1, 2), 0.3)))
     assert look.collapsed(np.array([[0.99, 0.99], [0.98, 0.97], [0.5, 0.5], [0.2, 0.3]]))
     assert not look.collapsed(np.array([[0.99, 0.5], [0.98, 0.4], [0.5, 0.01], [0.2, 0.3]]))  # an edge is no corner
 
@@ -198,6 +198,14 @@ def test_the_shadow_holds_where_the_follower_would_and_counts_what_it_refuses():
     assert kind(ahead) == "chunk is stamped in the future, limit 0.05 s"
 
 
+def test_a_pause_in_the_recording_is_no_hold_of_the_followers():
+    shadow = shadowed(chunk_along(speed=0.02))
+    shadow.skip(START + 60 * NANOSECONDS)
+    assert shadow.ticks == 100 and not shadow.held
+    shadow.run(START + 61 * NANOSECONDS, [])
+    assert shadow.ticks == 200 and sum(shadow.held.values()) == 100
+
+
 def test_a_follower_that_never_gets_a_chunk_in_time_has_held_throughout():
     late = shadowed(chunk_along(at=START - 5 * NANOSECONDS))
     assert late.ticks == sum(late.held.values()) == 100
@@ -219,6 +227,24 @@ def test_targets_in_another_frame_are_no_reference():
     measured = Recorded(("current_pose",), {**ARM, "base_frame": "world"})
     measured.add("current_pose", START, stamped(START, HOME.position))
     assert measured.motion_at(np.array([START]))[2].tolist() == [False]
+
+
+def test_targets_without_a_stamp_count_from_when_they_were_received():
+    recorded = Recorded(("target_pose",), ARM)
+    for tick in range(100):
+        recorded.add("target_pose", START + tick * 10_000_000, stamped(0, (0.01 * tick, 0.0, 0.3)))
+    positions, _, known = recorded.motion_at(START + np.array([105_000_000, 2 * NANOSECONDS]))
+    assert known.tolist() == [True, False] and positions[0, 0] == pytest.approx(0.105)
+
+
+def test_a_motion_that_is_known_nowhere_says_why():
+    assert Recorded(("target_pose",), ARM).why_unknown().startswith("0 messages on target_pose")
+    sparse = Recorded(("target_pose",), ARM)
+    for tick in range(10):
+        ns = START + tick * NANOSECONDS // 5
+        sparse.add("target_pose", ns, stamped(ns, HOME.position))
+    assert sparse.why_unknown() == "target_pose pauses 9 times for more than 0.15 s, in 10 messages"
+    assert recorded_line().why_unknown() == "no chunk lies within the stamps of target_pose"
 
 
 def test_overlapping_ranges_are_copied_once():
@@ -264,6 +290,38 @@ def test_a_baseline_is_undercut_by_more_than_the_tolerance_only():
     two = {"overall": {"x": {}, "y": {}}}
     with pytest.raises(BaselineError, match="the baseline has x, y; this run has a"):
         regressions(overall(1.0), two, 0.1)
+
+
+@pytest.mark.parametrize(("silent", "level"), [(1, FAIR), (8, BAD)])
+def test_ticks_that_gave_no_chunk_are_said_first_and_are_worse_than_a_baseline(silent, level):
+    whole, part = tally(10.0), tally(10.0)
+    whole.ticks = part.ticks = 10
+    part.silent = silent
+    part.not_ready.update({"camera 'wrist': no image yet": silent, "gripper: too old": 1})
+    first = findings(part.figures(), {})[0]
+    assert first.level == level and f"No chunk at {silent}0% of the ticks" in first.text and "'wrist'" in first.text
+    assert "No chunk" not in findings(whole.figures(), {})[0].text
+    sums = [added([half, whole]).figures()["no_chunk_share"] for half in (whole, part)]
+    assert sums == [0.0, silent / 20]
+    (worse,) = regressions({"overall": {"a": part.figures()}}, {"overall": {"a": whole.figures()}}, 0.1)
+    assert worse.startswith("a: no_chunk_share is")
+
+
+@pytest.mark.parametrize(("frames", "levels"), [(1, [GOOD]), (10, [FAIR]), (60, [BAD])])
+def test_a_corner_is_worth_a_word_when_the_points_are_often_there(frames, levels):
+    made = tally(10.0)
+    for frame in range(100):
+        for name, value in (("collapsed", frame < frames), ("spread", 0.3), ("moved", 0.1), ("picture", 0.1)):
+            made.rows.add(f"{name}/base", [value])
+    said = [finding for finding in findings(made.figures(), {}) if "Camera base" in finding.text]
+    assert [finding.level for finding in said] == levels
+
+
+def test_a_single_point_looks_at_one_place_and_that_is_no_fault():
+    made = tally(10.0)
+    for name, value in (("collapsed", 0.0), ("spread", look.spread(np.array([[0.4, 0.6]])))):
+        made.rows.add(f"{name}/base", [value])
+    assert not any("Camera base" in finding.text for finding in findings(made.figures(), {}))
 
 
 def test_findings_say_whether_the_policy_beats_an_arm_that_stands_still():

@@ -125,7 +125,7 @@ class Recorded:
         """What most likely keeps the motion from being known anywhere, in words."""
         if self._taken < 2:
             return f"{self._taken} messages on {self.motion} have a pose that can be used"
-        if self._gaps:
+        if self._gaps > self._taken // 2:
             longest = MAX_GAP_NS / NANOSECONDS
             return f"{self.motion} pauses {self._gaps} times for more than {longest:g} s, in {self._taken} messages"
         return f"no chunk lies within the stamps of {self.motion}"
