@@ -54,3 +54,15 @@ def to_opening(message, fingers: Sequence[str]) -> float | None:
     if not np.isfinite(opening):
         raise ValueError("joint_states: a finger position is NaN or infinite")
     return opening
+
+
+def to_commanded(message, scale: float) -> float | None:
+    """The opening [m] asked of the hand in a gripper_command, which has it times `scale`; None in an empty one.
+
+    Raises ValueError for NaN.
+    """
+    if not len(message.data):
+        return None
+    if not np.isfinite(message.data[0]):
+        raise ValueError(f"gripper_command is {message.data[0]}")
+    return float(message.data[0]) / scale

@@ -76,6 +76,13 @@ def test_episodes_come_back_as_they_were_written(tmp_path, storage):
         assert episode.objects[1].shape == (4, 2, 3)
 
 
+def test_a_hand_that_was_told_in_its_own_numbers_is_read_in_metres(tmp_path):
+    """As the follower's gripper_scale has it: 12.5 makes 1 of 0.08 m."""
+    write_bag(tmp_path / "bag", words=("lift the red cube",))
+    (episode,) = read_episodes(tmp_path / "bag", Topics(gripper_scale=0.08))
+    np.testing.assert_allclose(episode.gripper_commands[1], [1.0, 0.0])
+
+
 def test_rosbags_reads_it_with_the_types_that_the_bag_carries(tmp_path):
     write_bag(tmp_path / "bag")
     with AnyReader([tmp_path / "bag"]) as reader:

@@ -237,6 +237,13 @@ def test_targets_without_a_stamp_count_from_when_they_were_received():
     assert known.tolist() == [True, False] and positions[0, 0] == pytest.approx(0.105)
 
 
+def test_a_grip_that_was_told_in_the_hands_own_numbers_is_read_in_metres():
+    recorded = Recorded(("target_pose", "gripper_command"), ARM, gripper_scale=12.5)
+    for ns, told in ((START, 1.0), (START + 10**8, np.nan), (START + 2 * 10**8, 0.0)):
+        recorded.add("gripper_command", ns, SimpleNamespace(data=[told]))
+    np.testing.assert_allclose(recorded.grip_at(START + 10**8 * np.array([0, 1, 2])), [0.08, 0.08, 0.0])
+
+
 def test_a_motion_that_is_known_nowhere_says_why():
     assert Recorded(("target_pose",), ARM).why_unknown().startswith("0 messages on target_pose")
     sparse = Recorded(("target_pose",), ARM)

@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from grids_ros.data.source import BagError, Source
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.messages import check_frame, to_ns, to_opening, to_pose
+from grids_ros.messages import check_frame, to_commanded, to_ns, to_opening, to_pose
 
 FRAME = "base"
 BAG_VERSION = 8  # of the metadata: the latest that Humble reads, which wants QoS profiles as a text
@@ -40,8 +40,9 @@ class Topics:
     """Where things are in a bag; a leading '/' makes no difference.
 
     cameras: camera name to its topic, of Image or CompressedImage. fingers: the joints of `joint_states` whose sum is
-    the opening [m]. base_frame: of all poses. marker: each of its messages begins an episode. said: the instruction, in
-    place of the topic. A bag may lack `object_poses`; "" says that it has none of the others.
+    the opening [m]. gripper_scale: what an opening of 1 m is in `gripper_command`. base_frame: of all poses. marker:
+    each of its messages begins an episode. said: the instruction, in place of the topic. A bag may lack `object_poses`;
+    "" says that it has none of the others.
     """
 
     cameras: Mapping[str, str] = field(default_factory=_default_cameras)
@@ -54,6 +55,7 @@ class Topics:
     marker: str = ""
     said: str = ""
     fingers: tuple[str, ...] = ("fr3_finger_joint1", "fr3_finger_joint2")
+    gripper_scale: float = 1.0
     base_frame: str = FRAME
 
 
@@ -150,9 +152,7 @@ def _values(message, role: str, topics: Topics):
     if role == "object_poses":
         return [(pose.position.x, pose.position.y, pose.position.z) for pose in message.poses]
     if role == "gripper_command":
-        if len(message.data) and not np.isfinite(message.data[0]):
-            raise ValueError(f"gripper_command is {message.data[0]}")
-        return float(message.data[0]) if len(message.data) else None
+        return to_commanded(message, topics.gripper_scale)
     if role == "joint_states":
         return to_opening(message, topics.fingers)
     pose = to_pose(message, topics.base_frame, role)

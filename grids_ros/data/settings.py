@@ -35,12 +35,14 @@ EVERY = "**"  # the section of a parameter file that is for all nodes
 class Settings:
     """policy: the policy node's parameters. follower: what the follower would be. remaps: topic to topic.
 
+    gripper_scale: what an opening of 1 m is in `gripper_command`.
     instruction: in place of the bag's topic, or empty. markers: topic whose messages begin episodes, or empty.
     """
 
     policy: Mapping[str, object]
     follower: FollowerConfig
     remaps: Mapping[str, str]
+    gripper_scale: float
     instruction: str = ""
     markers: str = ""
 
@@ -93,7 +95,7 @@ def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, s
         follower = follower_config(read_for["grids_follower"])
     except ValueError as error:
         raise ParameterError(f"parameters of grids_follower contradict each other: {error}") from error
-    return Settings(read_for["grids_policy"], follower, remaps)
+    return Settings(read_for["grids_policy"], follower, remaps, read_for["grids_follower"]["gripper_scale"])
 
 
 def _value(name: str, text: str) -> object:
@@ -174,6 +176,7 @@ def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
     asked = {name: found.pop(name, "") for name in (*OPTIONAL, "instruction", "marker")}
     labels = settings.remaps.get(LABELS, LABELS)
     robot = {"fingers": tuple(settings.policy["finger_joints"]), "base_frame": settings.policy["base_frame"]}
+    robot["gripper_scale"] = settings.gripper_scale
     return Topics(cameras=images, object_poses=labels, said=settings.instruction, **robot, **found, **asked)
 
 

@@ -95,7 +95,7 @@ class _Replay:
         self._job, self._source, self._policies, self._cameras = job, source, policies, policies.cameras
         self._topics = find_topics(source, job.settings, self._cameras)
         self._zero_ns = source.start_ns
-        self._recorded = Recorded(tuple(self._topics), job.settings.policy)
+        self._recorded = Recorded(tuple(self._topics), job.settings.policy, job.settings.gripper_scale)
         self._runs = {
             label: Run(
                 job.settings,

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from grids_ros.data.bags import MAX_GAP_NS, stamped_ns
 from grids_ros.data.source import BagError
 from grids_ros.datatypes import NANOSECONDS
-from grids_ros.messages import check_frame, to_opening
+from grids_ros.messages import check_frame, to_commanded, to_opening
 
 KEPT_NS = 15 * NANOSECONDS  # how far back is remembered: longer than any chunk
 BACK_NS = 2 * NANOSECONDS  # stamps that go back by more belong to a clock that was set anew
@@ -75,11 +75,12 @@ class Recorded:
     measured opening. Where targets pause for longer than `MAX_GAP_NS` nobody knows what the arm should have done.
     """
 
-    def __init__(self, roles: Sequence[str], settings: Mapping[str, object]):
-        """roles: those that the bag has. settings: the policy node's parameters."""
+    def __init__(self, roles: Sequence[str], settings: Mapping[str, object], gripper_scale: float = 1.0):
+        """roles: those that the bag has. settings: the policy node's parameters. gripper_scale: the follower's."""
         self.motion = "target_pose" if "target_pose" in roles else "current_pose"
         self.grip = "gripper_command" if "gripper_command" in roles else "joint_states"
         self._fingers, self._base = settings["finger_joints"], settings["base_frame"]
+        self._gripper_scale = gripper_scale
         self._taken = self._gaps = 0  # poses that could be used, and how many came too long after the one before
         self.forget()
 
@@ -97,15 +98,18 @@ class Recorded:
             row = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
             if np.isfinite(row).all() and abs(np.dot(row[3:], row[3:]) - 1.0) < 1e-2:
                 self._add_pose(stamped_ns(message, received_ns), row)
-        if role == self.grip == "gripper_command" and len(message.data):
-            self._openings.add(received_ns, (float(message.data[0]),))
-        elif role == self.grip == "joint_states":
+        if role == self.grip:
             try:
-                opening = to_opening(message, self._fingers)
+                opening = self._opening(message)
             except ValueError:
                 return
             if opening is not None:
                 self._openings.add(stamped_ns(message, received_ns), (opening,))
+
+    def _opening(self, message) -> float | None:
+        if self.grip == "gripper_command":
+            return to_commanded(message, self._gripper_scale)
+        return to_opening(message, self._fingers)
 
     def _add_pose(self, stamp_ns: int, row: Sequence[float]) -> None:
         self._taken += 1
