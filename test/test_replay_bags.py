@@ -315,6 +315,7 @@ def test_the_parameter_file_of_the_nodes_is_read(tmp_path):
     file = tmp_path / "arm.yaml"
     file.write_text("/**/grids_policy: {ros__parameters: {rate_hz: 8.0}}\n/**/grids_follower: {ros__parameters: {}}\n")
     assert read(file, {}, {}).policy["rate_hz"] == 8.0
+    assert (read(file, {}, {}).gripper_scale, read(file, {"gripper_scale": "12.5"}, {}).gripper_scale) == (1.0, 12.5)
     file.write_text("/**/grids_policy: {ros__parameters: {rate: 8.0}}\n")
     with pytest.raises(ParameterError, match="'rate' is unknown to grids_policy"):
         read(file, {}, {})
