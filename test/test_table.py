@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -188,6 +189,27 @@ def test_the_report_says_what_the_common_start_was_trained_as(tmp_path):
     path.write_text(json.dumps({**facts, "threads": 2, "cores": 2}))
     told = "(400 steps as dense, before that 2800 steps as GridS-16, before that 9 steps), on the same data"
     assert f"beginning with the weights of `dense_start, sha256 0123456789ab` {told}" in markdown(read(tmp_path), {})
+
+
+def test_tables_of_other_starts_are_told_together_each_seed_by_itself(tmp_path):
+    for name, plan, ours in (("one", PLAN, 100), ("two", replace(PLAN, seeds=1), 90)):
+        settings = replace(SETTINGS, data=(name,), start=f"{name}, sha256 01")
+        fill(tmp_path / name, lambda cell, ours=ours: ours if cell.training.variant == OURS else 80, plan, settings)
+    both = read(tmp_path / "one", tmp_path / "two")
+    assert both.plan.seeds == 3 and len(both.cells) == 72 + 36 and not both.missing
+    text = markdown(both, {})
+    assert (
+        "3 seeds, beginning seeds 0 to 1 with the weights of `one, sha256 01` and seed 2 with the weights of " in text
+    )
+    assert "580 of 612 against 480 of 612: +16.3 points (" in text and "; by seed +19.6 and +19.6 and +9.8." in text
+    assert "share scenes" in text and "share scenes" not in markdown(read(tmp_path / "one"), {})
+
+
+def test_tables_that_are_no_comparison_are_not_told_together(tmp_path):
+    for name, steps in (("one", 10), ("two", 20)):
+        fill(tmp_path / name, better_ood, settings=replace(SETTINGS, steps=steps))
+    with pytest.raises(run.TableError, match="two has steps 20, .*one 10: they cannot be told together"):
+        read(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_report_of_nothing_claims_nothing(tmp_path):

@@ -27,6 +27,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("bags", nargs="*", type=Path, help="rosbag2 folders, or folders of them; none: --report only")
     parser.add_argument("--out", type=Path, required=True, help="folder of the work; what is there is not done again")
     parser.add_argument("--report", type=Path, help="write what there is to this Markdown file, with plots beside it")
+    beside = "tables of other starts, to be told together with this one"
+    parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="DIR", help=beside)
     for name, choices in (("variants", VARIANTS), ("tasks", TASKS), ("ood", KINDS)):
         told = f"of {', '.join(choices)} (default: every one)"
         nargs = "*" if name == "ood" else "+"
@@ -44,6 +46,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
     if not options.bags and not options.report:
         parser.error("nothing to do: expected bags to train on, or --report FILE of what is in --out")
+    if options.beside and not options.report:
+        parser.error("--beside goes with --report: what is told together")
     if options.start and not options.start.is_dir():
         parser.error(f"--start {options.start}: there is no such folder")
     return options
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.bags:
             work(options)
         if options.report:
-            write(read(options.out), options.report)
+            write(read(options.out, *options.beside), options.report)
             print(options.report)
     except TableError as error:
         print(error, file=sys.stderr)

@@ -95,6 +95,15 @@ class Plan:
                 yield from (Cell(training, task, AS_RECORDED) for task in self.tasks)
             yield from (Cell(t, task, kind) for kind, t, task in product(self.kinds, trainings, self.tasks))
 
+    def with_all_of(self, other: Plan, seeds: int) -> Plan:
+        """What either has, in the order of the report."""
+        return Plan(
+            tuple(name for name in VARIANTS if name in self.variants + other.variants),
+            seeds,
+            tuple(name for name in TASKS if name in self.tasks + other.tasks),
+            tuple(name for name in KINDS if name in self.kinds + other.kinds),
+        )
+
     def trainings(self) -> list[Training]:
         return [job for job in self.jobs() if isinstance(job, Training)]
 

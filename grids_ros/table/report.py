@@ -54,15 +54,17 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
 
 
 def _head(results: Results) -> list[str]:
-    settings, plan = results.settings, results.plan
+    settings, plan = results.settings[0], results.plan
+    several = len(results.settings) > 1
     trained = "is to be trained" if results.missing else "is trained"
-    start = f"the weights of `{settings.start}`{_lineage(results)}" if settings.start else "random weights"
     seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+    data = "on the same data each" if several else "on the same data"
+    again = " Tables of other starts share scenes: intervals over several are a little too narrow." if several else ""
     return [
         "# What pruning costs",
         "",
         f"Written by `python -m grids_ros table` from {len(results.cells)} of {len(plan.cells())} cells; nothing in it "
-        f"by hand. Every variant {trained} from {seeds}, beginning with {start}, on the same data, for "
+        f"by hand. Every variant {trained} from {seeds}, {_starts(results)}, {data}, for "
         f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all. What GridS "
         "has of its own (points that start on a grid, layer norm, a margin, and `attraction`, a loss that draws its "
         "points to the objects) came out of trials; its rivals had none and are as published, without it.",
@@ -71,13 +73,26 @@ def _head(results: Results) -> list[str]:
         f"without success after {LIMIT_S:g} s, {LIMIT_S + PLACING_S:g} s where a cube has to be put down, has failed. "
         "All variants meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: "
         "Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the "
-        "intervals tell of new scenes, not of new trainings, and the counts of each seed stand beside them.",
+        f"intervals tell of new scenes, not of new trainings, and the counts of each seed stand beside them.{again}",
     ]
 
 
-def _lineage(results: Results) -> str:
-    """What the common start was trained as, the latest first: a trunk remembers what read it."""
-    told, start = [], next((facts.get("start") for facts in results.trainings.values()), None)
+def _starts(results: Results) -> str:
+    """What the variants begin with: of each table, and how many of the seeds are its."""
+    told, first = [], 0
+    for settings, seeds in zip(results.settings, results.seeds, strict=True):
+        lineage = _lineage(results, range(first, first + seeds))
+        weights = f"the weights of `{settings.start}`{lineage}" if settings.start else "random weights"
+        which = f"seed {first}" if seeds == 1 else f"seeds {first} to {first + seeds - 1}"
+        told.append(f"{which} with {weights}" if len(results.settings) > 1 else weights)
+        first += seeds
+    return f"beginning {'' if len(told) > 1 else 'with '}{' and '.join(told)}"
+
+
+def _lineage(results: Results, seeds: range) -> str:
+    """What a common start was trained as, the latest first: a trunk remembers what read it."""
+    found = (facts.get("start") for training, facts in results.trainings.items() if training.seed in seeds)
+    told, start = [], next(found, None)
     while start:
         told.append(f"{start['steps']} steps{' as ' + start['tokens'] if 'tokens' in start else ''}")
         start = start.get("start")

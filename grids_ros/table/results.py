@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grids_ros.evaluate.report import newcombe, wilson
 from grids_ros.table.plan import AS_RECORDED, Cell, Plan, Settings, Training
-from grids_ros.table.run import cell_file, read_plan, training_file
+from grids_ros.table.run import TableError, cell_file, read_plan, training_file
 
 MARGIN = 0.05  # of the success rate: "no worse" is less than this below
 Which = Callable[[Cell], bool]
@@ -67,9 +67,13 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What there is of a table: `cells` and `trainings` hold the content of the files."""
+    """What there is of tables that differ in their start and data, as one: seeds count on from table to table.
 
-    settings: Settings
+    settings, seeds: of each table, and how many it has. plan: of all. cells, trainings: the content of the files.
+    """
+
+    settings: tuple[Settings, ...]
+    seeds: tuple[int, ...]
     plan: Plan
     cells: dict[Cell, dict]
     trainings: dict[Training, dict]
@@ -151,12 +155,25 @@ def overall(verdicts: list[str]) -> str:
     return NO if NO in verdicts else YES if set(verdicts) == {YES} else UNDECIDED
 
 
-def read(folder: Path) -> Results:
-    """Raises TableError when no table was begun there."""
-    settings, plan = read_plan(folder)
-    cells = {cell: cell_file(folder, cell) for cell in plan.cells()}
-    trainings = {training: training_file(folder, training) for training in plan.trainings()}
-    return Results(settings, plan, *({key: _json(p) for key, p in d.items() if p.exists()} for d in (cells, trainings)))
+def read(*folders: Path) -> Results:
+    """Raises TableError when no table was begun in one, or one was made with other steps, batches or episodes."""
+    settings, plans = zip(*map(read_plan, folders), strict=True)
+    for folder, one in zip(folders, settings, strict=True):
+        for name in ("steps", "batch", "episodes"):
+            if getattr(one, name) != getattr(settings[0], name):
+                told = f"{folder} has {name} {getattr(one, name)}, {folders[0]} {getattr(settings[0], name)}"
+                raise TableError(f"{told}: they cannot be told together")
+    cells, trainings, whole = {}, {}, replace(plans[0], seeds=0)
+    for folder, plan in zip(folders, plans, strict=True):
+        for training in plan.trainings():
+            place = replace(training, seed=whole.seeds + training.seed)
+            if (path := training_file(folder, training)).exists():
+                trainings[place] = _json(path)
+            for cell in plan.cells():
+                if cell.training == training and (path := cell_file(folder, cell)).exists():
+                    cells[replace(cell, training=place)] = _json(path)
+        whole = whole.with_all_of(plan, whole.seeds + plan.seeds)
+    return Results(settings, tuple(plan.seeds for plan in plans), whole, cells, trainings)
 
 
 def _json(path: Path) -> dict:

@@ -22,8 +22,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from grids_ros.files import write_whole
-from grids_ros.sim.tasks import TASKS
-from grids_ros.sim.variation import KINDS
 from grids_ros.table.plan import AS_RECORDED, VARIANTS, Cell, Plan, Settings, Training
 from grids_ros.train.__main__ import LOG
 from grids_ros.train.options import STATE
@@ -72,12 +70,7 @@ def begin(folder: Path, settings: Settings, plan: Plan) -> None:
                 raise TableError(
                     f"{folder} was begun with {name} {asdict(earlier)[name]}, not {value}: take another --out"
                 )
-        plan = Plan(
-            tuple(name for name in VARIANTS if name in plan.variants + known.variants),
-            max(plan.seeds, known.seeds),
-            tuple(name for name in TASKS if name in plan.tasks + known.tasks),
-            tuple(name for name in KINDS if name in plan.kinds + known.kinds),
-        )
+        plan = plan.with_all_of(known, max(plan.seeds, known.seeds))
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     values = {"settings": asdict(settings), "plan": asdict(plan)}
     write_whole(folder / "table.json", json.dumps(values, indent=2) + "\n")
