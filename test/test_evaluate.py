@@ -229,6 +229,14 @@ def test_a_broken_checkpoint_is_named_before_any_process_starts(tmp_path, capsys
     assert "normalization.json" in captured.err and not captured.out
 
 
+@pytest.mark.parametrize(("seed", "said"), [("100000", False), ("99999", True), ("499999", False), ("500000", True)])
+def test_scenes_that_may_have_been_trained_on_are_said(seed, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(program, "evaluate", lambda options: [finished(1, "red", True)])
+    arguments = ["--checkpoint", str(save_tiny(tmp_path / "policy")), "--seed", seed, "--episodes", "1"]
+    assert program.main(arguments) == 0
+    assert ("trained on" in capsys.readouterr().err) == said
+
+
 def test_another_number_of_tokens_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
     assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--tokens", "16"]) == 1

@@ -95,6 +95,11 @@ def evaluate(options: argparse.Namespace) -> list[Result]:
     return sorted(results, key=lambda result: result.seed)
 
 
+def unseen(options: argparse.Namespace) -> bool:
+    """Whether `record` refuses all of these scenes, so that nobody has trained on one."""
+    return options.seed in UNSEEN_SEEDS and options.seed + options.episodes - 1 in UNSEEN_SEEDS
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m grids_ros evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, default=Path("models/demo"), help="folder (default: %(default)s)")
@@ -124,12 +129,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--delay is {options.delay}, expected at least 0")
     if options.card and (options.merge or options.hold_coordinates):
         parser.error("--card keeps what the policy does as it is: not with --merge or --hold-coordinates")
-    unseen = options.seed in UNSEEN_SEEDS and options.seed + options.episodes - 1 in UNSEEN_SEEDS
-    if options.card and not unseen:
+    if options.card and not unseen(options):
         kept = f"{UNSEEN_SEEDS.start} to {UNSEEN_SEEDS.stop - 1}"
         parser.error(f"--card tells of scenes that no demonstration has: expected seeds within {kept}")
-    if not unseen:
-        print("some of these scenes may have been recorded, and trained on", file=sys.stderr)
     if options.swap is not None and not options.swap > 0.0:
         parser.error(f"--swap is {options.swap}, expected more than 0")
     if not options.checkpoint.is_dir():
@@ -149,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, InputError) as error:
         print(error, file=sys.stderr)
         return 1
+    if not unseen(options):
+        print("some of these scenes may have been recorded, and trained on", file=sys.stderr)
     if options.video:
         options.video.mkdir(parents=True, exist_ok=True)
     results, tokens = evaluate(options), policy.tokens_per_camera

@@ -59,7 +59,7 @@ class FollowerNode(ManagedNode):
         self._periods, self._late, self._ages = Window(1), Window(1), Window(1)
 
     def configure(self) -> None:
-        self._config, self._gripper_scale = follower_config(self.settings), self.settings["gripper_scale"]
+        self._config = follower_config(self.settings)
         self._alive = {"action_chunk": 0, "gripper_chunk": 0}
         self._target_publisher = self.create_publisher(PoseStamped, "target_pose", qos.COMMAND)
         self._gripper_publisher = self.create_publisher(Float64MultiArray, "gripper_command", qos.COMMAND)
@@ -148,7 +148,9 @@ class FollowerNode(ManagedNode):
             self._target.header.stamp = conversions.to_stamp(self._now())
             self._target_publisher.publish(self._target)
             if command.gripper is not None:
-                self._gripper_publisher.publish(Float64MultiArray(data=[command.gripper * self._gripper_scale]))
+                self._gripper_publisher.publish(
+                    Float64MultiArray(data=[command.gripper * self.settings["gripper_scale"]])
+                )
         started = time.perf_counter()
         if self._last_tick is not None:
             self._periods.add(started - self._last_tick)

@@ -165,13 +165,11 @@ def read(*folders: Path) -> Results:
                 raise TableError(f"{told}: they cannot be told together")
     cells, trainings, whole = {}, {}, replace(plans[0], seeds=0)
     for folder, plan in zip(folders, plans, strict=True):
-        for training in plan.trainings():
-            place = replace(training, seed=whole.seeds + training.seed)
-            if (path := training_file(folder, training)).exists():
-                trainings[place] = _json(path)
-            for cell in plan.cells():
-                if cell.training == training and (path := cell_file(folder, cell)).exists():
-                    cells[replace(cell, training=place)] = _json(path)
+        placed = {one: replace(one, seed=whole.seeds + one.seed) for one in plan.trainings()}
+        trainings |= {placed[one]: _json(path) for one in placed if (path := training_file(folder, one)).exists()}
+        for cell in plan.cells():
+            if (path := cell_file(folder, cell)).exists():
+                cells[replace(cell, training=placed[cell.training])] = _json(path)
         whole = whole.with_all_of(plan, whole.seeds + plan.seeds)
     return Results(settings, tuple(plan.seeds for plan in plans), whole, cells, trainings)
 
