@@ -26,23 +26,28 @@ unexport FASTDDS_BUILTIN_TRANSPORTS
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export ROS_DOMAIN_ID := $(shell printf '%s' "$$(id -u) $(CURDIR)" | cksum | awk '{print 1 + $$1 % 101}')
 export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
-# FastDDS's default transports lose most large images. The second name is that of FastDDS 3 (Kilted).
+# FastDDS's default transports lose most large images. FastDDS 3 (Kilted) has another name for the profile.
+ifeq ($(ROS_DISTRO),jazzy)
 export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
+else
 export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
+endif
 export RCUTILS_COLORIZED_OUTPUT := 0
 export MUJOCO_GL ?= egl
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test faults lint clean libero
 
 help:
 	@echo "make demo    simulated arm, policy and follower as three processes; leaves out/demo/  (EPISODES=6 CHECKPOINT=models/demo)"
 	@echo "make test    the test suite  (ROS_DISTRO=jazzy or kilted)"
-	@echo "make lint    ruff: style and imports"
+	@echo "make faults  inject faults into a follower in motion; writes docs/faults.md  (FAULTS=\"pose clock\")"
+	@echo "make lint    ruff and mypy: style, imports and types"
 	@echo "make setup   only the virtual environment, .venv/$(ROS_DISTRO)  (PYTHON=python3.12 chooses the interpreter)"
+	@echo "make libero  the environment of the LIBERO benchmark, .venv/libero  (grids evaluate --benchmark libero_object)"
 	@echo "make clean   removes out/, build products and caches; keeps .venv/"
 	@echo
-	@echo "Everything else: $(PY) -m grids_ros --help"
+	@echo "Everything else: source $(VENV)/bin/activate && grids --help"
 
 setup:
 	@requirements/install.sh $(ROS_DISTRO) $(VENV)
@@ -54,8 +59,18 @@ demo: setup
 test: setup
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
+# A follower in full motion, a hundred and more faults over real DDS; about twenty minutes. FAULTS="pose clock": of these kinds.
+faults: setup
+	@cd test && OMP_NUM_THREADS=1 ../$(PY) -m faults $(FAULTS)
+
 lint: setup
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+# MuJoCo 3.3.0 and assets of 340 MiB: an environment of its own, for a process of its own.
+libero: setup
+	@[ -x .venv/libero/bin/python ] || $(PY) -m venv .venv/libero
+	@.venv/libero/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/libero.txt
+	@$(PY) -m grids_ros.benchmarks.check libero_object
 
 clean:
 	rm -rf out build install log .pytest_cache .hypothesis .ruff_cache *.egg-info

@@ -1,10 +1,12 @@
-"""The ament_python build: package, nodes, and what lies in share/grids_ros."""
+"""The ament_python build: programs, and what lies in share/grids_ros. Dependencies and extras: pyproject.toml."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
 NAME = "grids_ros"
+MANIFEST = ElementTree.parse("package.xml").getroot()
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
@@ -18,7 +20,10 @@ def shared(folder: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
+    license=MANIFEST.findtext("license"),
+    python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={f"{NAME}.replay": ["*.j2"]},
     data_files=[
@@ -28,27 +33,13 @@ setup(
         *shared("config"),
         *shared("models"),
     ],
-    python_requires=">=3.10",
-    install_requires=["setuptools"],
-    zip_safe=True,
-    maintainer="The grids_ros authors",
-    maintainer_email="maintainers@grids-ros.invalid",
-    description="GridS-pruned vision-language-action policies on a robot arm, in real time",
-    license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "policy_node = grids_ros.ros.policy_node:main",
-            "follower_node = grids_ros.ros.follower_node:main",
-            "sim_node = grids_ros.ros.sim_node:main",
-            "record = grids_ros.data.record:main",
-            "train = grids_ros.train.__main__:main",
-            "convert = grids_ros.convert.__main__:main",
-            "evaluate = grids_ros.evaluate.__main__:main",
-            "replay = grids_ros.replay.__main__:main",
-            "diagnose = grids_ros.train.diagnose:main",
-            "average = grids_ros.train.average:main",
-            "table = grids_ros.table.__main__:main",
-            "bench = grids_ros.bench.__main__:main",
+            "policy_node = grids_ros.ros.start:policy_node",
+            "follower_node = grids_ros.ros.start:follower_node",
+            "gripper_node = grids_ros.ros.start:gripper_node",
+            "sim_node = grids_ros.ros.start:sim_node",
+            "grids = grids_ros.__main__:main",
         ]
     },
 )

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+CAMERAS = ("base", "wrist")  # of the simulation and of a new policy, in the policy's order
 NANOSECONDS = 1_000_000_000
 UNIT_TOLERANCE = 1e-3  # how far from 1 the norm of a quaternion may be before it is refused
 
@@ -56,6 +59,10 @@ class Pose:
     position: np.ndarray
     quaternion: np.ndarray
 
+    if TYPE_CHECKING:  # any sequence of numbers will do
+
+        def __init__(self, position: ArrayLike, quaternion: ArrayLike) -> None: ...
+
     def __post_init__(self):
         object.__setattr__(self, "position", _finite("position", self.position, (3,)))
         object.__setattr__(self, "quaternion", _unit("quaternion", _finite("quaternion", self.quaternion, (4,))))
@@ -65,11 +72,13 @@ class Pose:
 class Observation:
     """What the policy sees at one instant.
 
-    stamp_ns: acquisition time of the oldest image in it, node clock [ns].
+    stamp_ns: acquisition time, that of the image that all others are aligned with, node clock [ns].
     images: camera name to uint8 RGB, shape (H, W, 3), REP-103 optical frame.
-    pose: measured tool pose nearest to the stamp.
-    gripper: measured opening between the fingers [m].
+    pose: measured tool pose at the stamp.
+    gripper: measured opening between the fingers at the stamp [m].
     instruction: what to do; never empty.
+    image_stamps_ns: camera name to the acquisition time of its image, node clock [ns].
+    joints: joint name to its measured position at the stamp [rad or m]; empty unless the policy needs joints.
     """
 
     stamp_ns: int
@@ -77,6 +86,8 @@ class Observation:
     pose: Pose
     gripper: float
     instruction: str
+    image_stamps_ns: Mapping[str, int] = field(default_factory=dict)
+    joints: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.instruction:
@@ -96,6 +107,7 @@ class ActionChunk:
     times: shape (n,), seconds after the stamp at which each step is reached; positive, strictly increasing.
     positions: shape (n, 3) [m], base frame. quaternions: shape (n, 4), xyzw, unit.
     gripper: shape (n,), opening between the fingers [m].
+    joints: shape (n, joints), positions [rad or m] whose tool poses these are; None for a policy of poses.
     Raises ValueError for wrong shapes, no step, NaN or infinity, unnormalised quaternions, unordered times.
     """
 
@@ -104,6 +116,7 @@ class ActionChunk:
     positions: np.ndarray
     quaternions: np.ndarray
     gripper: np.ndarray
+    joints: np.ndarray | None = None
 
     def __post_init__(self):
         times = _finite("times", self.times, (None,))
@@ -117,6 +130,8 @@ class ActionChunk:
         quaternions = _finite("quaternions", self.quaternions, (n, 4))
         object.__setattr__(self, "quaternions", _unit("quaternions", quaternions))
         object.__setattr__(self, "gripper", _finite("gripper", self.gripper, (n,)))
+        if self.joints is not None:
+            object.__setattr__(self, "joints", _finite("joints", self.joints, (n, None)))
 
     def __len__(self) -> int:
         return len(self.times)

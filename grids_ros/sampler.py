@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,10 @@ class SamplerConfig:
     """One variant of the sampler.
 
     tokens: K, from 1 up. channels: C of the feature map. align_corners: what a coordinate means (see module).
-    layer_norm: normalise the pooled feature. margin: coordinates lie in [margin, 1 - margin], in [0, 0.5).
-    noise: standard deviation of the Gaussian added to the pooled feature in training.
+    layer_norm: normalise the pooled feature. layer_norm_epsilon: what is added to its variance; PyTorch's default is
+    1e-5, flax's 1e-6, and where the variance is small the coordinates differ. margin: coordinates lie in
+    [margin, 1 - margin], in [0, 0.5). noise: standard deviation of the Gaussian added to the pooled feature in
+    training.
     embed_coordinates: add the embedding of the coordinates to the tokens. border: what lies beyond the outermost cell
     centres, one of `BORDERS`; matters without align_corners only, for with it no coordinate lies there.
     Raises ValueError for a value out of range.
@@ -45,6 +48,7 @@ class SamplerConfig:
     noise: float = 0.0
     embed_coordinates: bool = True
     border: str = "replicate"
+    layer_norm_epsilon: float = 1e-5
 
     def __post_init__(self):
         if self.tokens < 1:
@@ -55,6 +59,8 @@ class SamplerConfig:
             raise ValueError(f"margin is {self.margin}, expected a value in [0, 0.5)")
         if not self.noise >= 0.0:
             raise ValueError(f"noise is {self.noise}, expected at least 0")
+        if not 0.0 < self.layer_norm_epsilon < 1.0:
+            raise ValueError(f"layer_norm_epsilon is {self.layer_norm_epsilon}, expected a value in (0, 1)")
         if self.border not in BORDERS:
             raise ValueError(f"border is {self.border!r}, expected {' or '.join(map(repr, BORDERS))}")
 
@@ -66,10 +72,16 @@ class SamplerConfig:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    def build(self) -> GridSampler:
+        """The sampler with random weights, its points on a grid."""
+        sampler = GridSampler(self)
+        sampler.initialise_on_grid()
+        return sampler
+
     @classmethod
     def from_dict(cls, values: dict) -> SamplerConfig:
         """Raises ValueError when a key is unknown or missing, naming the valid ones."""
-        values = {"border": "replicate", **values}  # what it was before there was a choice
+        values = {"border": "replicate", "layer_norm_epsilon": 1e-5, **values}  # before there was a choice
         valid = {f.name for f in fields(cls)}
         if set(values) != valid:
             raise ValueError(f"sampler configuration has keys {sorted(values)}, expected {sorted(valid)}")
@@ -162,7 +174,9 @@ class GridSampler(nn.Module):
         self.config = config
         self.active = config.tokens
         self._held: Tensor | None = None
-        self.input_norm = nn.LayerNorm(config.channels) if config.layer_norm else nn.Identity()
+        self.input_norm: nn.Module = nn.Identity()
+        if config.layer_norm:
+            self.input_norm = nn.LayerNorm(config.channels, eps=config.layer_norm_epsilon)
         self.coordinate_mlp = nn.Sequential(
             nn.Linear(config.channels, COORDINATE_HIDDEN),
             nn.ReLU(),
@@ -187,6 +201,11 @@ class GridSampler(nn.Module):
         if points is not None and points.shape[1:] != (self.config.tokens, 2):
             raise ValueError(f"points have shape {tuple(points.shape)}, expected (cameras, {self.config.tokens}, 2)")
         self._held = points
+
+    @property
+    def held(self) -> Tensor | None:
+        """What `hold` was given."""
+        return self._held
 
     def coordinates(self, features: Tensor) -> Tensor:
         """Where to read: features (B, H, W, C) to coordinates (B, K, 2), each in [margin, 1 - margin]."""
@@ -225,6 +244,6 @@ class GridSampler(nn.Module):
         """
         tokens, margin = self.config.tokens, self.config.margin
         unit = ((grid_centres(tokens) - margin) / (1.0 - 2.0 * margin)).clamp(1e-3, 1.0 - 1e-3)
-        last = self.coordinate_mlp[-1]
+        last: Any = self.coordinate_mlp[-1]
         last.bias.copy_(torch.logit(unit).flatten())
         last.weight.mul_(0.1)

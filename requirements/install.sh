@@ -12,17 +12,19 @@ fail() { echo "grids_ros: $*" >&2; exit 1; }
 
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.13 python3.10}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+  for candidate in ${PYTHON:-python3 python3.12 python3.13 python3.14 python3.11 python3.10}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  fail "no Python 3.10 to 3.13 found (looked for ${PYTHON:-python3}); 'sudo apt install python3 python3-venv', or PYTHON=..."
+  fail "no Python 3.10 to 3.14 found (looked for ${PYTHON:-python3}); 'sudo apt install python3 python3-venv', or PYTHON=..."
 }
 
-# What goes into the environment: a change of any of it makes the environment anew.
-wanted() { { "$1" -V; cat requirements/*.in "requirements/$distro.txt"; } | cksum; }
+# What goes into the environment, and where it lies: a change of any of it makes the environment anew.
+wanted() {
+  { "$1" -V; realpath -m "$venv"; sed -n '/^\[project\]/,/^\[tool/p' pyproject.toml; cat "requirements/$distro".{in,txt}; } | cksum
+}
 
 show_progress() {  # pip's log on stdin: one line that counts on a terminal, a line now and then elsewhere
   local terminal=0
@@ -47,8 +49,7 @@ make_environment() {
   : > "$venv/install.log"  # from here on the folder is known as ours, whatever interrupts
   "$python" -m venv "$venv"
   if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
-      -r requirements/base.in -r requirements/test.in -r "requirements/$distro.in" \
-      -c "requirements/$distro.txt" 2>&1 |
+      -e '.[dev]' -r "requirements/$distro.in" -c "requirements/$distro.txt" 2>&1 |
       tee "$venv/install.log" | show_progress; then
     tail -n 5 "$venv/install.log" >&2
     fail "pip could not install the requirements; its log is $venv/install.log"

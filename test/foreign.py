@@ -15,8 +15,8 @@ from transformers import PI0Config, PI0ForConditionalGeneration
 INSTRUCTION = "lift the red cube"
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "\n", *INSTRUCTION.split(), "blue"]
 STATISTICS = {
-    "observation.state": {"mean": [0.5, 0.0, 0.3, 3.0, 0.1, 0.0, 0.5], "std": [0.1, 0.2, 0.1, 0.5, 0.3, 0.4, 0.5]},
-    "action": {"mean": [0.4, 0.0, 0.2, 2.9, 0.0, 0.1, 0.4], "std": [0.2, 0.1, 0.3, 0.4, 0.2, 0.3, 0.5]},
+    "observation.state": {"mean": [0.5, 0.0, 0.3, 3.0, 0.1, 0.0, 0.04], "std": [0.1, 0.2, 0.1, 0.5, 0.3, 0.4, 0.03]},
+    "action": {"mean": [0.4, 0.0, 0.2, 2.9, 0.0, 0.1, 0.04], "std": [0.2, 0.1, 0.3, 0.4, 0.2, 0.3, 0.03]},
 }
 
 

@@ -11,7 +11,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_typestore
 
-from grids_ros.data.bags import BagWriter
+from grids_ros.data.writer import BagWriter
 from grids_ros.datatypes import NANOSECONDS, Pose
 
 START = 100 * NANOSECONDS

@@ -8,11 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).resolve().parents[1] / "config" / "fastdds.xml")
-os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"]
+os.environ |= dict.fromkeys(  # of FastDDS 2 and of FastDDS 3; make sets the one that its distribution reads
+    [name for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE") if name in os.environ]
+    or ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"],
+    str(Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"),
+)
 
 import cv2
 import numpy as np
@@ -23,15 +27,17 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, Header, String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
-from grids_ros.datatypes import ActionChunk, Pose
-from grids_ros.ros import chunk_bytes, conversions, qos
+from grids_ros import chunk_bytes
+from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
+from grids_ros.ros import conversions, qos
 
-WAIT_S = 20.0  # bound of every wait; a passing test takes a small part of it
+WAIT_S = 120.0  # bound of every wait; a passing test takes a small part of it
 HOME = Pose((0.45, 0.0, 0.30), (1.0, 0.0, 0.0, 0.0))
 _DOMAINS = range(20, 100)
 _reserved: list[socket.socket] = []
@@ -187,7 +193,8 @@ class Arm:
         self.pose_message: Callable[[], PoseStamped | None] = self.honest_pose
         self._pose_publisher = ros.publisher(PoseStamped, "current_pose", qos.MEASURED)
         self._joint_publisher = ros.publisher(JointState, "joint_states", qos.MEASURED)
-        ros.bench.create_subscription(PoseStamped, "target_pose", self._on_target, qos.COMMAND)
+        lossless = QoSProfile(depth=5000, reliability=qos.COMMAND.reliability)  # however late a busy machine reads
+        ros.bench.create_subscription(PoseStamped, "target_pose", self._on_target, lossless)
         ros.bench.create_subscription(
             Float64MultiArray, "gripper_command", lambda m: self.gripper_commands.extend(m.data), qos.COMMAND
         )
@@ -233,6 +240,17 @@ def altered_pose(arm: Arm, change: Callable) -> Callable[[], PoseStamped]:
     return message
 
 
+def changes_m(targets: list[PoseStamped], period_s: float = 0.01) -> np.ndarray:
+    """Changes of the step between targets, shape (n,) [m]: acceleration times the period squared.
+
+    Of three ticks in a row, by their stamps: on a busy machine a message may be overwritten before it is sent.
+    """
+    stamps = np.array([conversions.to_ns(target.header.stamp) for target in targets]) / NANOSECONDS
+    path = np.array([_xyz(target) for target in targets]).reshape(-1, 3)
+    near = np.abs(np.diff(stamps) - period_s) < 0.5 * period_s
+    return np.linalg.norm(np.diff(path, n=2, axis=0), axis=1)[near[1:] & near[:-1]]
+
+
 def _xyz(message: PoseStamped) -> np.ndarray:
     p = message.pose.position
     return np.array([p.x, p.y, p.z])
@@ -260,12 +278,16 @@ def say(ros: Ros, instruction: str):
 class Cameras:
     """Cameras on the bench. `change[name]` may alter a message, or return None to keep it back."""
 
-    def __init__(self, ros: Ros, names: tuple[str, ...] = ("base", "wrist"), compressed: bool = False, rate_hz=20.0):
+    def __init__(
+        self, ros: Ros, names: tuple[str, ...] = ("base", "wrist"), compressed: bool = False, rate_hz=20.0, topics=()
+    ):
+        """topics: one for each camera, in place of the usual ones."""
         self._ros, self._compressed = ros, compressed
         self.change: dict[str, Callable] = {}
         suffix, message_type = ("/compressed", CompressedImage) if compressed else ("", Image)
+        topics = topics or [f"camera/{name}/image_raw{suffix}" for name in names]
         self._publishers = {
-            name: ros.publisher(message_type, f"camera/{name}/image_raw{suffix}", qos.NEWEST) for name in names
+            name: ros.publisher(message_type, topic, qos.NEWEST) for name, topic in zip(names, topics, strict=True)
         }
         self._picture = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
         self._png = cv2.imencode(".png", self._picture[:, :, ::-1])[1].tobytes()
@@ -284,3 +306,30 @@ class Cameras:
                 message = self.change[name](message)
             if message is not None:
                 publisher.publish(message)
+
+
+OF_RCLPY = ("/rosout", "/parameter_events", "/tf", "/tf_static", "/clock")
+
+
+def undocumented(node) -> list[str]:
+    """Endpoints of the node whose topic, direction or profile is not in `qos.USES`, the source of the reference."""
+    found = []
+    for topic, _ in node.get_topic_names_and_types():
+        if topic in OF_RCLPY or topic.endswith("/transition_event"):
+            continue
+        ways = {"out": node.get_publishers_info_by_topic(topic), "in": node.get_subscriptions_info_by_topic(topic)}
+        ours = [(way, info) for way, infos in ways.items() for info in infos if info.node_name == node.get_name()]
+        found += [f"{topic} {way}" for way, info in ours if not _documented(topic, way, info.qos_profile)]
+    return found
+
+
+def _documented(topic: str, way: str, profile) -> bool:
+    """DDS tells everything of a profile but its depth."""
+    return any(
+        fnmatch(topic.lstrip("/"), name.replace("<name>", "*").lstrip("/"))
+        for use in qos.USES
+        if use.direction.split(",")[0].endswith(way) or use.profile == qos.CHUNK
+        if (use.profile.reliability, use.profile.durability) == (profile.reliability, profile.durability)
+        if (use.profile == qos.CHUNK) == (profile.liveliness_lease_duration == qos.CHUNK.liveliness_lease_duration)
+        for name in use.topics
+    )

@@ -23,7 +23,7 @@ class Other(nn.Module):
 
 def test_another_backbone_is_pruned_by_the_same_code(monkeypatch):
     answers = SimpleNamespace(
-        seat=lambda model: model.connector,
+        PROJECTOR="connector.multi_modal_projector",
         grid=lambda config: (config.rows, config.columns),
         width=lambda config: config.width,
     )
@@ -40,5 +40,5 @@ def test_another_backbone_is_pruned_by_the_same_code(monkeypatch):
 
 
 def test_an_unknown_backbone_names_those_that_are_known():
-    with pytest.raises(ValueError, match="model_type is 'smolvla', expected 'pi0'"):
-        backbone_of("smolvla")
+    with pytest.raises(ValueError, match="model_type is 'other', expected 'pi0' or 'pi05' or 'smolvla'"):
+        backbone_of("other")

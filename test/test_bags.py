@@ -6,65 +6,36 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recording import recompressed
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.enums import CompressionMode
 from rosbags.typesys import Stores, get_typestore
+from step_bag import CAMERAS, DOWN, NAMES, START, STEP, picture, pose, write_bag, write_step
 
-from grids_ros.data.bags import BagError, BagWriter, Topics, read_episodes
+from grids_ros.data.bags import read_episodes
+from grids_ros.data.reader import BagError
+from grids_ros.data.topics import Topics
+from grids_ros.data.writer import BagWriter
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.images import to_rgb
-
-START = 5 * NANOSECONDS
-STEP = NANOSECONDS // 10
-NAMES = ("fr3_joint1", "fr3_finger_joint1", "fr3_finger_joint2")
-CAMERAS = ("base", "wrist")
-DOWN = [1.0, 0.0, 0.0, 0.0]
-
-
-def picture(camera: str, step: int) -> np.ndarray:
-    return np.random.default_rng([CAMERAS.index(camera), step]).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-
-
-def pose(step: int) -> Pose:
-    return Pose([0.4 + 0.01 * step, 0.0, 0.2], DOWN)
-
-
-def write_step(bag: BagWriter, stamp: int, step: int) -> None:
-    for camera in CAMERAS:
-        bag.image(camera, stamp, picture(camera, step))
-    bag.current_pose(stamp, pose(step))
-    bag.joint_states(stamp, NAMES, [0.1, 0.02, 0.01 + 0.001 * step], [0.0, 0.0, 0.0])
-    bag.target_pose(stamp, pose(step + 1))
-    bag.object_poses(stamp, [pose(10), pose(20)])
-
-
-def write_bag(path, words=("lift the red cube", "lift the blue cube"), steps: int = 4, **options) -> None:
-    """Episodes of `steps` each, with a step that belongs to none between them."""
-    with BagWriter(path, **options) as bag:
-        stamp = START
-        for text in words:
-            bag.instruction(stamp - 1000, text)
-            bag.gripper_command(stamp, 0.08)
-            for step in range(steps):
-                write_step(bag, stamp, step)
-                stamp += STEP
-            bag.gripper_command(stamp - STEP, 0.0)
-            bag.instruction(stamp - 1000, "")
-            write_step(bag, stamp, 99)
-            stamp += STEP
+from grids_ros.observation.images import to_rgb
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin), ids=lambda plugin: plugin.name.lower())
 def test_episodes_come_back_as_they_were_written(tmp_path, storage):
-    write_bag(tmp_path / "bag", storage=storage)
+    write_bag(tmp_path / "written")
+    recompressed(tmp_path / "written", tmp_path / "bag", CompressionMode.NONE, storage)
     episodes = list(read_episodes(tmp_path / "bag"))
     assert [episode.instruction for episode in episodes] == ["lift the red cube", "lift the blue cube"]
     for index, episode in enumerate(episodes):
         stamps = START + index * 5 * STEP + np.arange(4) * STEP
-        for camera in CAMERAS:
-            assert [stamp for stamp, _ in episode.images[camera]] == stamps.tolist()
-            for step, (_, message) in enumerate(episode.images[camera]):
-                np.testing.assert_array_equal(to_rgb(message), picture(camera, step))
+        before = [stamps[0] - STEP] * index  # what was seen last when the second instruction came
+        assert [seen.stamp_ns for seen in episode.observations] == [*before, *stamps.tolist()]
+        for step, seen in enumerate(episode.observations[index:]):
+            np.testing.assert_array_equal(seen.pose.position, pose(step).position)
+            assert seen.gripper == pytest.approx(0.03 + 0.001 * step)
+            for camera in CAMERAS:
+                np.testing.assert_array_equal(to_rgb(seen.images[camera][1]), picture(camera, step))
         np.testing.assert_array_equal(episode.poses[0], stamps)
         np.testing.assert_allclose(episode.poses[1], [pose(step).position for step in range(4)])
         np.testing.assert_allclose(episode.poses[2], [DOWN] * 4)
@@ -104,7 +75,7 @@ def test_topics_are_configurable_and_a_leading_slash_makes_no_difference(tmp_pat
     write_bag(tmp_path / "bag", topics=topics)
     bare = Topics(cameras={name: f"robot/{name}/colour" for name in CAMERAS}, current_pose="robot/pose")
     for chosen in (topics, bare):
-        assert [len(episode.images["wrist"]) for episode in read_episodes(tmp_path / "bag", chosen)] == [4, 4]
+        assert [len(episode.observations) for episode in read_episodes(tmp_path / "bag", chosen)] == [4, 5]
 
 
 def test_a_missing_topic_is_named_beside_those_that_are_there(tmp_path):
@@ -149,7 +120,7 @@ def test_what_was_done_may_be_said_in_place_of_the_topic_and_markers_begin_episo
             if step in (1, 4):
                 bag.gripper_command(START + step * STEP - 10, 0.08)  # any topic will do as a marker
             write_step(bag, START + step * STEP, step)
-    topics = Topics(instruction="", gripper_command="", marker="gripper_command", said="lift it")
+    topics = Topics(instruction="", gripper_command="", marker="gripper_command", given_instruction="lift it")
     episodes = list(read_episodes(tmp_path / "bag", topics))
     assert [(episode.instruction, len(episode.poses[0])) for episode in episodes] == [("lift it", n) for n in (1, 3, 2)]
 
@@ -191,10 +162,13 @@ def test_what_is_asked_of_the_hand_is_put_on_the_clock_of_the_stamps(tmp_path):
     assert episode.gripper_commands[1].tolist() == [0.0, 0.08]
 
 
-def test_poses_in_another_frame_are_refused(tmp_path):
-    write_bag(tmp_path / "bag")
-    with pytest.raises(BagError, match="current_pose is in frame 'base', expected 'world'"):
-        next(read_episodes(tmp_path / "bag", Topics(base_frame="world")))
+def test_poses_in_another_frame_are_passed_over_and_counted(tmp_path):
+    write_bag(tmp_path / "bag", words=("lift it",))
+    (episode,) = read_episodes(tmp_path / "bag", Topics(base_frame="world"))
+    for name in ("current_pose", "target_pose"):
+        count, why = episode.passed_over[name]
+        assert count == 4 and "in frame 'base', expected 'world'" in why
+    assert len(episode.targets[0]) == 0
 
 
 def test_what_is_no_bag_is_refused(tmp_path):
@@ -221,22 +195,26 @@ def test_a_repeated_instruction_continues_its_episode_and_another_one_ends_it(tm
     assert [(episode.instruction, len(episode.poses[0])) for episode in episodes] == [("lift it", 3), ("drop it", 1)]
 
 
-def test_raw_images_without_stamps_count_from_their_arrival(tmp_path):
-    """As a driver would record them: uncompressed, BGR, with padded rows, and a header that nobody filled in."""
+def test_raw_images_are_read_and_those_without_a_stamp_are_passed_over_and_counted(tmp_path):
+    """As a driver would record them: uncompressed, BGR, with padded rows; one has a header that nobody filled in."""
     store = get_typestore(Stores.ROS2_HUMBLE)
-    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](0, 0), "")
     rows = np.zeros((8, 40), np.uint8)
     rows[:, :36] = picture("base", 0)[..., ::-1].reshape(8, 36)
     topics = Topics(cameras={"base": "camera/base/image_raw"})
     with BagWriter(tmp_path / "bag", topics) as bag:
         bag.instruction(START, "lift it")
         write_rest(bag)
-        image = store.types["sensor_msgs/msg/Image"](header, 8, 12, "bgr8", 0, 40, rows.reshape(-1))
-        bag.write("camera/base/image_raw", START + 7, image)
+        bag.joint_states(START, NAMES, [0.1, 0.02, 0.03], [0.0] * 3)
+        for stamp in (START, 0):
+            time = store.types["builtin_interfaces/msg/Time"](*divmod(stamp, NANOSECONDS))
+            header = store.types["std_msgs/msg/Header"](time, "")
+            image = store.types["sensor_msgs/msg/Image"](header, 8, 12, "bgr8", 0, 40, rows.reshape(-1))
+            bag.write("camera/base/image_raw", START + 7, image)
     (episode,) = read_episodes(tmp_path / "bag", topics)
-    ((stamp, message),) = episode.images["base"]
-    assert stamp == START + 7
-    np.testing.assert_array_equal(to_rgb(message), picture("base", 0))
+    (seen,) = episode.observations
+    np.testing.assert_array_equal(to_rgb(seen.images["base"][1]), picture("base", 0))
+    count, fault = episode.passed_over["image:base"]
+    assert count == 1 and "stamp of zero" in fault
 
 
 def write_rest(bag: BagWriter) -> None:
@@ -273,8 +251,9 @@ def test_episodes_are_read_one_at_a_time(tmp_path):
             writer.write(copies[connection.id], stamp, bytes(raw)[:8] if late else raw)
     episodes = read_episodes(damaged)
     assert next(episodes).instruction == "lift the red cube"
-    with pytest.raises(BagError, match="damaged is damaged.*PoseStamped"):
-        next(episodes)
+    second = next(episodes)
+    count, why = second.passed_over["current_pose"]
+    assert (len(second.poses[0]), count) == (2, 2) and why
 
 
 def test_a_recording_that_broke_off_is_refused_by_name(tmp_path):
@@ -283,3 +262,24 @@ def test_a_recording_that_broke_off_is_refused_by_name(tmp_path):
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     with pytest.raises(BagError, match="bag"):
         list(read_episodes(tmp_path / "bag"))
+
+
+def test_object_poses_of_another_number_are_passed_over(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.instruction(START - 1000, "lift")
+        bag.gripper_command(START, 0.08)
+        for step in range(6):
+            write_step(bag, START + step * STEP, step)
+        at = START + 3 * STEP
+        unknown = np.full(3, np.nan)
+        for places in ([pose(1)] * 3, [], [pose(1), (np.inf, 0.0, 0.0)], [(1.0, np.nan, 0.0)] * 2, [pose(1), unknown]):
+            message = bag._new(
+                "geometry_msgs/msg/PoseArray", bag._header(at), [bag._pose_message(pose(1)) for _ in places]
+            )
+            for entry, place in zip(message.poses, places, strict=True):
+                if not isinstance(place, Pose):
+                    entry.position.x, entry.position.y, entry.position.z = place
+            bag.write("object_poses", at, message)
+    (episode,) = read_episodes(tmp_path / "bag")
+    assert episode.objects[1].shape == (7, 2, 3) and len(episode.observations) == 6
+    assert dict(episode.passed_over) == {"object_poses": (4, "object_poses: a position is NaN in part, or infinite")}

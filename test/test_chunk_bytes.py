@@ -21,9 +21,9 @@ from trajectory_msgs.msg import (
     MultiDOFJointTrajectoryPoint,
 )
 
+from grids_ros.chunk_bytes import count_steps, gripper_to_bytes, poses_to_bytes
 from grids_ros.datatypes import NANOSECONDS, ActionChunk
-from grids_ros.messages import GRIPPER_JOINT
-from grids_ros.ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
+from grids_ros.observation.messages import GRIPPER_JOINT
 
 names = st.text(st.characters(codec="ascii", exclude_characters="\x00"), max_size=12) | st.just("Gelenk 2, außen")
 
@@ -56,6 +56,13 @@ def test_they_are_laid_out_as_rclpys_and_read_back_as_the_messages(stamp_ns, bas
         assert deserialize_message(ours, type(message)) == message
         # rclpy's own end in up to some dozens of bytes that nobody reads, and its gaps hold whatever was in memory.
         assert deserialize_message(serialize_message(message)[: len(ours)], type(message)) == message
+
+
+def test_names_are_not_walked_through():
+    """A million of them take a second in which the interpreter does nothing else."""
+    message = MultiDOFJointTrajectory(joint_names=["a", "b"])
+    with pytest.raises(ValueError, match="is for 2 joints, expected 1"):
+        count_steps(serialize_message(message))
 
 
 def test_a_time_that_ros_cannot_say_is_refused():

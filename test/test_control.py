@@ -1,18 +1,19 @@
 """Chunks as functions of time, and a follower whose limits hold whatever it is fed."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from grids_ros.control import rotation
-from grids_ros.control.follower import Follower, FollowerConfig, Refused
+from grids_ros.control.follower import Follower, FollowerConfig, HoldCause, Refused
 from grids_ros.control.gripper import GripperHysteresis
 from grids_ros.control.limits import BINDING, Limits, Motion, binding, follow, shortened, stopping, toward
-from grids_ros.control.timeline import JOINS, Join, gripper_at, pose_at
+from grids_ros.control.trajectory import JOINS, Join, Trajectory, gripper_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 
 MS = NANOSECONDS // 1000
@@ -24,8 +25,8 @@ LIMITS = Limits(
     angular_speed=1.0,
     linear_acceleration=8.0,
     angular_acceleration=20.0,
-    lead_translation=0.1,
-    lead_rotation=0.5,
+    max_tracking_error_translation=0.1,
+    max_tracking_error_rotation=0.5,
 )
 GRIPPER = GripperHysteresis(closed=0.0, close_below=0.03, open_above=0.05, open=0.08)
 PERIOD_S = 0.01
@@ -51,6 +52,10 @@ def angle(a: Pose, b: Pose) -> float:
     return float(
         np.linalg.norm((Rotation.from_quat(b.quaternion) * Rotation.from_quat(a.quaternion).inv()).as_rotvec())
     )
+
+
+def pose_at(c, now_ns: int) -> Pose:
+    return Trajectory.of_chunk(c).pose_at(now_ns)
 
 
 coordinate = st.floats(-1.0, 1.0)
@@ -93,6 +98,32 @@ def test_rotation_is_slerp():
     np.testing.assert_allclose(Rotation.from_quat(quarter).as_rotvec(), [0, 0, np.pi / 4], atol=1e-12)
 
 
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1), st.booleans(), st.lists(st.integers(-2000, 4000), min_size=1))
+def test_many_instants_at_once_are_the_same_as_one_by_one(n, seed, lead_in, at_ms):
+    random = np.random.default_rng(seed)
+    times, turns = np.cumsum(random.uniform(0.02, 0.3, n)), Rotation.random(n, random).as_quat()
+    trajectory = Trajectory(10**18, times, random.normal(size=(n, 3)), turns, lead_in)
+    stamps = 10**18 + MS * np.array(at_ms)
+    for stamp, position, quaternion in zip(stamps.tolist(), *trajectory.at(stamps), strict=True):
+        pose = trajectory.pose_at(stamp)
+        np.testing.assert_allclose(position, pose.position, atol=1e-12)
+        assert angle(Pose(position, quaternion), pose) < 1e-7
+
+
+def test_recorded_poses_are_scipys_slerp_hold_at_the_ends_and_cover_no_gap():
+    stamps = 10**18 + np.array([0, 300, 1000, 1100]) * MS
+    turns, positions = Rotation.random(4, random_state=1), np.random.default_rng(0).normal(size=(4, 3))
+    recorded = Trajectory.of_stamps(stamps, positions, turns.as_quat())
+    at = 10**18 + np.array([0, 100, 300, 770, 1050, 1100]) * MS
+    moved, turned = recorded.at(at)
+    slerp = Slerp((stamps - stamps[0]) / NANOSECONDS, turns)
+    assert ((Rotation.from_quat(turned) * slerp((at - stamps[0]) / NANOSECONDS).inv()).magnitude() < 1e-9).all()
+    np.testing.assert_allclose(moved[:, 0], np.interp(at - 10**18, stamps - 10**18, positions[:, 0]))
+    np.testing.assert_allclose(recorded.at(10**18 + np.array([-1000, 9000]) * MS)[0], positions[[0, -1]])
+    covered = recorded.covers(10**18 + np.array([-1, 0, 299, 301, 1050, 1101]) * MS, 300 * MS)
+    assert covered.tolist() == [False, True, True, False, True, False]
+
+
 def test_the_gripper_follows_the_step_being_travelled_to():
     c = chunk(gripper=[0.08, 0.0])
     assert [gripper_at(c, t * MS) for t in (0, 99, 100, 101, 200, 500)] == [0.08, 0.08, 0.08, 0.0, 0.0, 0.0]
@@ -133,6 +164,16 @@ def test_quaternion_arithmetic_agrees_with_scipy(a, b, vector):
     there = rotation.difference(b.quaternion, a.quaternion)
     assert np.linalg.norm(there) == pytest.approx((rb * ra.inv()).magnitude(), abs=1e-7)
     assert angle(Pose((0, 0, 0), rotation.turn(a.quaternion, there)), b) < 1e-7
+
+
+@settings(max_examples=100, deadline=None)
+@given(poses(), st.lists(st.tuples(poses(), vectors), min_size=1, max_size=4))
+def test_quaternions_of_a_chunk_are_those_of_one_step_after_another(a, steps):
+    goals, turns = np.stack([pose.quaternion for pose, _ in steps]), np.stack([vector for _, vector in steps])
+    for goal, there in zip(goals, rotation.differences(goals, a.quaternion), strict=True):
+        np.testing.assert_allclose(there, rotation.difference(goal, a.quaternion), atol=1e-9)
+    for vector, turned in zip(turns, rotation.turned(a.quaternion, turns), strict=True):
+        np.testing.assert_allclose(turned, rotation.turn(a.quaternion, vector), atol=1e-9)
 
 
 # --- the follower ------------------------------------------------------------------------------------------------
@@ -215,8 +256,8 @@ def test_no_step_back_when_the_delay_changes_between_chunks(join):
     st.sampled_from(JOINS),
 )
 def test_limits_hold_whatever_comes(arrivals, start, pushes, holds, join):
-    """Speed and acceleration always, holds included; the box as soon as the arm is inside it; the lead whenever the
-    arm is not pushed away."""
+    """Speed and acceleration always, holds included; the box as soon as the arm is inside it; the tracking error
+    whenever the arm is not pushed away."""
     f = follower(join=join)
     arm, inside = start, False
     path, turns = [], []
@@ -250,7 +291,7 @@ def test_limits_hold_whatever_comes(arrivals, start, pushes, holds, join):
         if inside:
             assert box_error <= 1e-7
         if started_inside and not pushed:
-            assert np.linalg.norm(command.pose.position - arm.position) <= LIMITS.lead_translation + 1e-7
+            assert np.linalg.norm(command.pose.position - arm.position) <= LIMITS.max_tracking_error_translation + 1e-7
     steps = np.diff([pose.position for pose in path], axis=0).reshape(-1, 3)
     assert (np.linalg.norm(steps, axis=1) <= LIMITS.linear_speed * PERIOD_S + SLACK).all()
     changes = np.diff(steps, axis=0)
@@ -259,6 +300,42 @@ def test_limits_hold_whatever_comes(arrivals, start, pushes, holds, join):
     assert (np.linalg.norm(turns, axis=1) <= LIMITS.angular_speed * PERIOD_S + 1e-6).all()
     twists = np.linalg.norm(np.diff(turns, axis=0, prepend=np.zeros((1, 3))), axis=1)[: len(turns)]
     assert (twists <= LIMITS.angular_acceleration * PERIOD_S**2 + 1e-6).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    chunks(),
+    poses(),
+    st.integers(1, 30),
+    st.just(0.0) | st.floats(1e-3, 0.4),
+    st.just(0.0) | st.floats(1e-3, 0.9),
+    st.sampled_from((math.inf, 500.0)),
+)
+def test_speed_limits_lowered_in_motion_are_reached_by_braking(c, start, when, linear, angular, jerk):
+    limits = dataclasses.replace(LIMITS, linear_jerk=jerk, angular_jerk=2 * jerk)
+    f = follower(limits=limits)
+    f.measure(0, start)
+    f.accept(c, 0)
+    before = run(f, 0, when, arm=start)
+    f.set_speed_limits(linear, angular)
+    path = [start] * 3 + [each.pose for each in (*before, *run(f, when * 10 * MS, 60, arm=before[-1].pose))]
+    steps = np.diff([pose.position for pose in path], axis=0)
+    turns = np.array([rotation.difference(b.quaternion, a.quaternion) for a, b in zip(path, path[1:], strict=False)])
+    braked = 3 + when + f.config.averaged + 10  # ticks; from 0.5 m/s and 1 rad/s within the acceleration limits
+    for moves, speed, change, slack in (
+        (steps, linear, LIMITS.linear_acceleration, SLACK),
+        (turns, angular, LIMITS.angular_acceleration, 1e-6),
+    ):
+        assert np.linalg.norm(moves[braked:], axis=1).max() <= speed * PERIOD_S + slack
+        assert np.linalg.norm(np.diff(moves, axis=0), axis=1).max() <= change * PERIOD_S**2 + slack
+
+
+def test_speed_limits_that_are_none_are_refused():
+    f = follower()
+    for linear, angular in ((-0.1, 0.5), (0.1, math.nan), (math.inf, 0.5)):
+        with pytest.raises(ValueError, match="expected a finite value of at least 0"):
+            f.set_speed_limits(linear, angular)
+    assert f.config.limits == LIMITS
 
 
 step = st.tuples(*[st.floats(-0.02, 0.02)] * 3).map(np.array)
@@ -277,7 +354,7 @@ def test_the_way_to_stop_is_what_braking_takes(last, change):
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.0, 0.3), st.floats(0.01, 0.4))
 def test_a_goal_that_stands_still_is_reached_without_passing_it(start, distance):
-    f = follower(join="latest", limits=dataclasses.replace(LIMITS, lead_translation=1.0))
+    f = follower(join="latest", limits=dataclasses.replace(LIMITS, max_tracking_error_translation=1.0))
     arm = Pose((start - 0.4, 0.0, 0.3), UP)
     goal = start - 0.4 + distance
     f.measure(0, arm)
@@ -300,13 +377,13 @@ def test_zero_is_a_limit_like_any_other():
     assert all(c.pose.position[1] == 0.0 for c in run(f, 0, 15, HOME))
 
 
-def test_the_command_never_runs_further_ahead_than_the_lead():
+def test_the_command_never_runs_further_ahead_than_the_tracking_error():
     f = follower()
     f.measure(0, HOME)
     f.accept(chunk(positions=((0.4, 0, 0.3), (0.5, 0, 0.3)), dt=0.5), 0)
     commands = run(f, 0, 90, HOME)
     ahead = [np.linalg.norm(c.pose.position - HOME.position) for c in commands]
-    assert max(ahead) == pytest.approx(LIMITS.lead_translation)
+    assert max(ahead) == pytest.approx(LIMITS.max_tracking_error_translation)
 
 
 @settings(max_examples=60, deadline=None)
@@ -324,8 +401,8 @@ WIDE = Limits((-9.0,) * 3, (9.0,) * 3, 1e3, 1e3, 1e6, 1e6, 9.0, 3.1)  # the goal
     ("tight", "name"),
     [
         ({}, None),
-        ({"lead_translation": 0.05}, "lead"),
-        ({"lead_rotation": 0.05}, "lead"),
+        ({"max_tracking_error_translation": 0.05}, "tracking_error"),
+        ({"max_tracking_error_rotation": 0.05}, "tracking_error"),
         ({"workspace_max": (9.0, 9.0, 0.4)}, "workspace"),
         ({"linear_speed": 1.0}, "speed"),
         ({"angular_speed": 1.0}, "speed"),
@@ -438,9 +515,10 @@ def test_a_clock_that_goes_back_is_survived():
     f.measure(100 * NANOSECONDS, HOME)
     f.accept(chunk(100 * NANOSECONDS), 100 * NANOSECONDS)
     run(f, 100 * NANOSECONDS, 3, HOME)
-    assert run(f, 5 * NANOSECONDS, 2, HOME)[-1].reason == "no chunk"
-    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 20 * MS)
-    assert not run(f, 5 * NANOSECONDS + 20 * MS, 1, HOME)[0].holding
+    back = run(f, 5 * NANOSECONDS, 10, HOME)
+    assert back[0].hold.cause is HoldCause.CLOCK_WENT_BACK and back[-1].reason == "no chunk"
+    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 100 * MS)
+    assert not run(f, 5 * NANOSECONDS + 100 * MS, 1, HOME)[0].holding
 
 
 def test_after_a_clock_that_went_back_the_arm_that_is_there_now_is_not_pulled_to_where_the_last_one_was():
@@ -451,10 +529,13 @@ def test_after_a_clock_that_went_back_the_arm_that_is_there_now_is_not_pulled_to
     before = run(f, 100 * NANOSECONDS, 3, HOME)
     assert [command.gripper for command in before] == [GRIPPER.open, None, None]
     elsewhere = Pose(HOME.position + (0.2, 0.0, 0.0), HOME.quaternion)
-    assert f.tick(5 * NANOSECONDS) is None, "the pose that was measured last is of another time"
-    assert run(f, 5 * NANOSECONDS + 10 * MS, 2, elsewhere) == [None, None], "silent, as before the first chunk"
-    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 30 * MS)
-    again = run(f, 5 * NANOSECONDS + 30 * MS, 2, elsewhere)
+    blind = [f.tick(5 * NANOSECONDS + i * 10 * MS) for i in range(10)]
+    xs = np.array([command.pose.position[0] for command in (*before[-2:], *blind)])
+    assert np.abs(np.diff(xs, n=2)).max() <= LIMITS.linear_acceleration * PERIOD_S**2 + SLACK, "it brakes"
+    assert np.ptp(xs[-3:]) == 0.0, "and repeats its pose: the pose that was measured last is of another time"
+    assert run(f, 5 * NANOSECONDS + 100 * MS, 2, elsewhere) == [None, None], "silent, as before the first chunk"
+    f.accept(chunk(5 * NANOSECONDS), 5 * NANOSECONDS + 120 * MS)
+    again = run(f, 5 * NANOSECONDS + 120 * MS, 2, elsewhere)
     assert np.linalg.norm(again[0].pose.position - elsewhere.position) < 0.01 and again[0].gripper == GRIPPER.open
 
 
@@ -468,7 +549,9 @@ def test_a_chunk_that_comes_before_the_first_tick_of_a_clock_that_went_back_is_e
     f.measure(now_ns, at)
     ahead = chunk(now_ns, positions=[at.position + (0.01 * step, 0.0, 0.0) for step in range(1, 13)])
     f.accept(ahead, now_ns)
-    goals = [command.wanted.position[0] - at.position[0] for command in run(f, now_ns + 10 * MS, 100, at)]
+    commands = run(f, now_ns + 10 * MS, 100, at)
+    assert sum(command.holding for command in commands) < 10
+    goals = [command.wanted.position[0] - at.position[0] for command in commands if not command.holding]
     assert min(goals) > -0.01 and goals[-1] == pytest.approx(0.1, abs=0.01), "along the chunk, not a chunk behind it"
 
 
@@ -487,6 +570,30 @@ def test_gripper_commands_go_out_on_change_only_and_never_chatter(openings):
     assert len(sent) == (1 + sum(a != b for a, b in zip(sides, sides[1:], strict=False)) if sides else 0)
 
 
+@pytest.mark.parametrize(("fault", "again"), [("/gripper_command has 2 publishers", 0.08), ("", None)])
+def test_after_a_second_publisher_the_gripper_is_told_again(fault, again):
+    """Who else commanded the hand may have moved it."""
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(positions=[(0.1, 0, 0.3)] * 9), 0)
+    assert [command.gripper for command in run(f, 0, 3, HOME)] == [0.08, None, None]
+    for i in range(3, 10):
+        f.measure(i * 10 * MS, HOME)
+        f.tick(i * 10 * MS, fault)
+    assert run(f, 100 * MS, 1, HOME)[0].gripper == again
+
+
+def test_the_grippers_command_is_repeated_each_second_while_a_chunk_is_followed():
+    """Who begins to listen later hears it."""
+    f = follower(max_chunk_age_s=10.0)
+    f.measure(0, HOME)
+    f.accept(chunk(positions=[(0.1, 0, 0.3)] * 25, gripper=[0.08] * 15 + [0.0] * 10), 0)
+    sent = [(i, c.gripper) for i, c in enumerate(run(f, 0, 400, HOME)) if c.gripper is not None]
+    assert [opening for _, opening in sent] == [0.08, 0.08, 0.0] and sent[1][0] == 100, "not in the hold behind it"
+    f.accept(chunk(4 * NANOSECONDS, positions=[(0.1, 0, 0.3)] * 2, gripper=[0.04] * 2), 4 * NANOSECONDS)
+    assert run(f, 4 * NANOSECONDS, 1, HOME)[0].gripper == 0.0, "and once more when it goes on"
+
+
 def test_the_follower_sends_each_gripper_change_once():
     f = follower()
     f.measure(0, HOME)
@@ -501,8 +608,14 @@ def test_the_follower_sends_each_gripper_change_once():
         (lambda: Limits((0, 0, 1), (1, 1, 0), 1, 1, 1, 1, 1, 1), "lies above workspace_max"),
         (lambda: Limits((0, 0, 0), (1, 1, 1), -1, 1, 1, 1, 1, 1), "linear_speed is -1"),
         (lambda: Limits((0, 0, 0), (1, 1, np.nan), 1, 1, 1, 1, 1, 1), "workspace_max is"),
-        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, 1, 1, np.inf), "lead_rotation is inf"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, 1, 1, np.inf), "max_tracking_error_rotation is inf"),
         (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, np.nan, 1, 1, 1), "linear_acceleration is nan"),
+        (lambda: follower(limits=dataclasses.replace(LIMITS, linear_acceleration=0.01)), "make braking take 50 s"),
+        (lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1e-306, 1, 1, 1), "linear_acceleration is 1e-306, .* 0.001, or 0"),
+        (
+            lambda: Limits((0, 0, 0), (1, 1, 1), 1, 1, 1, 1, 1, 1, 1e-306),
+            "linear_jerk is 1e-306, expected at least 0.001",
+        ),
         (lambda: follower(join="newest"), "'newest', expected one of latest, blend, rtc"),
         (lambda: GripperHysteresis(0.0, 0.05, 0.03, 0.08), "close_below < open_above"),
         (lambda: follower(period_s=0.0), "period_s is 0.0"),
@@ -513,3 +626,173 @@ def test_the_follower_sends_each_gripper_change_once():
 def test_configuration_out_of_range_is_refused(build, text):
     with pytest.raises(ValueError, match=text):
         build()
+
+
+# --- measured poses that jump ------------------------------------------------------------------------------------
+
+
+def drive_with(f, measured_at, ticks):
+    """Commands of a follower that is fed new chunks along x; measured_at: tick and last command to a measured pose."""
+    commands, arm = [], HOME
+    for i in range(ticks):
+        now = i * 10 * MS
+        f.measure(now, measured_at(i, arm))
+        if i % 10 == 0:
+            ahead = [arm.position + (0.015 * step, 0.0, 0.0) for step in range(1, 13)]
+            try:
+                f.accept(chunk(now, positions=ahead), now)
+            except Refused:
+                pass
+        command = f.tick(now)
+        arm = command.pose if command else arm
+        commands.append(command)
+    return commands
+
+
+def moved(pose, by):
+    return Pose(pose.position + by, pose.quaternion)
+
+
+@pytest.mark.parametrize(
+    ("jump", "cause"),
+    [
+        ((0.0, 0.3, 0.0), HoldCause.TRACKING_ERROR),
+        ((0.0, 0.0, 1.0), HoldCause.TRACKING_ERROR),
+        ((0.0, 0.085, 0.0), HoldCause.POSE_JUMPED),  # within the tracking error, faster than any arm
+    ],
+)
+@pytest.mark.parametrize("when", [lambda i: i == 30, lambda i: 30 <= i < 60, lambda i: 30 <= i < 60 and i % 2])
+def test_a_measured_pose_that_jumps_brakes_and_holds_until_it_agrees_again(jump, cause, when):
+    f = follower()
+    commands = drive_with(f, lambda i, arm: moved(arm, jump) if when(i) else arm, 120)
+    causes = [command.hold.cause if command.hold else None for command in commands]
+    if when(30):
+        assert causes[30] in (cause, HoldCause.POSE_JUMPED)
+    held = [i for i, c in enumerate(causes) if c in (HoldCause.TRACKING_ERROR, HoldCause.POSE_JUMPED)]
+    assert held and held[0] in (30, 31) and held[-1] < 85 and causes[-1] is None
+    xyz = np.array([command.pose.position for command in commands])
+    assert np.linalg.norm(np.diff(xyz, n=2, axis=0), axis=1).max() <= LIMITS.linear_acceleration * PERIOD_S**2 + SLACK
+    assert np.abs(xyz[:, 1:] - HOME.position[1:]).max() < 0.01, "the target was not pulled after the measured pose"
+
+
+def test_an_arm_that_is_blocked_at_the_tracking_error_is_no_fault_even_with_noise():
+    f = follower()
+    noise = np.random.default_rng(0)
+    commands = drive_with(f, lambda i, arm: moved(HOME, noise.normal(scale=2e-4, size=3)), 200)
+    assert all(command.hold is None for command in commands[:100])
+    assert np.linalg.norm(commands[99].pose.position - HOME.position) == pytest.approx(0.1, abs=2e-3)
+
+
+def test_in_a_dry_run_the_target_starts_anew_where_the_arm_went():
+    f = follower(arm_obeys=False)
+    commands = drive_with(f, lambda i, arm: moved(HOME, (0.0, 0.01 * max(0, i - 30), 0.0)), 120)
+    errors = [abs(c.pose.position[1] - 0.01 * max(0, i - 30)) for i, c in enumerate(commands) if c and not c.holding]
+    assert any(command is None for command in commands) and max(errors) <= 0.112
+
+
+# --- where an activation starts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("apart", "start"), [(0.08, "last"), (0.2, "measured")])
+def test_the_first_command_continues_at_the_last_target_if_the_arm_is_near_it(apart, start):
+    last = moved(HOME, (0.0, apart, 0.0))
+    f = Follower(FollowerConfig(limits=LIMITS, gripper=GRIPPER, period_s=PERIOD_S), last=last)
+    f.measure(0, HOME)
+    assert f.tick(0) is None, "silent before the first chunk"
+    f.accept(chunk(0, positions=[HOME.position] * 12), 0)
+    first = f.tick(0).pose
+    assert np.linalg.norm(first.position - (last if start == "last" else HOME).position) <= 0.5 * PERIOD_S
+
+
+# --- a tick that raises ------------------------------------------------------------------------------------------
+
+
+def test_a_tick_that_failed_brakes_and_the_next_chunk_is_followed_again():
+    f = follower()
+    f.measure(0, HOME)
+    f.accept(chunk(0, positions=[HOME.position + (0.03 * step, 0.0, 0.0) for step in range(1, 13)]), 0)
+    before = run(f, 0, 20, arm=HOME)
+    failed = [f.fail("tick failed: a bug") for _ in range(20)]
+    assert {command.hold.cause for command in failed} == {HoldCause.INTERNAL_ERROR}
+    xs = np.array([command.pose.position[0] for command in (*before, *failed)])
+    assert np.abs(np.diff(xs, n=2)).max() <= LIMITS.linear_acceleration * PERIOD_S**2 + SLACK
+    assert np.ptp(xs[-3:]) == 0.0 and f.chunk is None
+    at = failed[-1].pose
+    f.measure(400 * MS, at)
+    f.accept(chunk(400 * MS, positions=[at.position] * 12), 400 * MS)
+    assert not f.tick(400 * MS).holding
+    assert follower().fail("a bug") is None, "silent before the first command"
+
+
+# --- jerk --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), chunks(st.integers(0, 400).map(lambda ms: ms * MS))), max_size=4),
+    poses(),
+    st.sets(st.integers(0, 70), max_size=3),
+    st.sampled_from(JOINS),
+    st.floats(100.0, 2000.0),
+    st.floats(300.0, 4000.0),
+)
+def test_the_jerk_limit_holds_whatever_comes_and_so_do_the_others(arrivals, arm, holds, join, linear, angular):
+    limits = dataclasses.replace(LIMITS, linear_jerk=linear, angular_jerk=angular)
+    f = follower(join=join, limits=limits)
+    path = []
+    for tick in range(160):
+        now = tick * 10 * MS
+        f.measure(now, arm)
+        if tick in holds or tick == 80:
+            f.hold("test")
+        if tick - 3 in holds and tick < 80:
+            f.release(now)
+        for when, c in arrivals:
+            if when == tick:
+                try:
+                    f.accept(c, now)
+                except Refused:
+                    pass
+        command = f.tick(now)
+        if command is not None:
+            path = path or [arm] * 3
+            path.append(command.pose)
+            arm = command.pose
+    if not path:
+        return
+    steps = np.diff([pose.position for pose in path], axis=0)
+    turns = np.array([rotation.difference(b.quaternion, a.quaternion) for a, b in zip(path, path[1:], strict=False)])
+    for moves, speed, change, jerk, slack in (
+        (steps, LIMITS.linear_speed, LIMITS.linear_acceleration, linear, SLACK),
+        (turns, LIMITS.angular_speed, LIMITS.angular_acceleration, angular, 1e-6),
+    ):
+        for order, most in ((0, speed * PERIOD_S), (1, change * PERIOD_S**2), (2, jerk * PERIOD_S**3)):
+            longest = np.linalg.norm(np.diff(moves, n=order, axis=0), axis=1).max()
+            assert longest <= most + slack, ("speed", "acceleration", "jerk")[order]
+    assert f.at_rest and np.array_equal(path[-1].position, path[-2].position), "it comes to rest"
+
+
+def test_a_denormal_motion_comes_to_rest():
+    f = follower()
+    f.measure(0, Pose((0.1, 1e-188, 0.3), UP))
+    f.accept(chunk(0, positions=[(0.1, 3e-188, 0.3)] * 3), 0)
+    run(f, 0, 10, Pose((0.1, 1e-188, 0.3), UP))
+    f.hold("test")
+    run(f, 100 * MS, 10, Pose((0.1, 1e-188, 0.3), UP))
+    assert f.at_rest
+
+
+def test_a_jerk_limit_that_the_acceleration_keeps_anyway_changes_nothing():
+    free, limited = follower(), follower(limits=dataclasses.replace(LIMITS, linear_jerk=1600.0, angular_jerk=4000.0))
+    for f in (free, limited):
+        f.measure(0, HOME)
+        f.accept(chunk(0, positions=[HOME.position + (0.02 * step, 0.0, 0.0) for step in range(1, 13)]), 0)
+    for a, b in zip(run(free, 0, 150, arm=HOME), run(limited, 0, 150, arm=HOME), strict=True):
+        np.testing.assert_array_equal(a.pose.position, b.pose.position)
+
+
+def test_a_jerk_limit_that_makes_braking_long_is_refused():
+    with pytest.raises(ValueError, match="linear_jerk 5 .* at most 0.5 s"):
+        follower(limits=dataclasses.replace(LIMITS, linear_jerk=5.0))
+    with pytest.raises(ValueError, match="angular_jerk is 0"):
+        dataclasses.replace(LIMITS, angular_jerk=0.0)

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,21 +23,28 @@ from foreign import (
     save_norm_stats,
     save_openpi,
 )
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 from torch.nn import functional
 
 from grids_ros.convert import openpi, sampler
 from grids_ros.convert.__main__ import main
-from grids_ros.convert.found import ConversionError, between
+from grids_ros.convert.foreign import ConversionError, between
+from grids_ros.convert.source import checkpoint_folder, local
+from grids_ros.data.lerobot.dataset import located
+from grids_ros.data.lerobot.export import DatasetWriter, Frame, Layout
 from grids_ros.datatypes import Observation, Pose
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.checkpoint import load
 from grids_ros.policy.grids import attached
 from grids_ros.policy.runtime import Policy
-from grids_ros.policy.weights import Lazy
+from grids_ros.policy.weights import LazyTensor
 
 FOLLOWED = ("--convention", "absolute", "--rate", "20")
 LIBERO = ("--convention", "libero-less-state", "--rate", "10")
+OTHERS = {"--rate": FOLLOWED[:2], "--convention": FOLLOWED[2:], "--margin": FOLLOWED, "--joint-unit": FOLLOWED}
+OTHERS["--epsilon"] = FOLLOWED
 POSE = Pose((0.45, 0.1, 0.35), Rotation.from_rotvec([2.8, 0.2, -0.1]).as_quat())
 
 
@@ -46,7 +55,11 @@ def convert(source, out, *options, precision="float32"):
 
 def refuse(capsys, source, out, *options):
     """What is said of a source that is refused."""
-    assert main([str(source), "--out", str(out), *map(str, options)]) == 1
+    try:
+        code = main([str(source), "--out", str(out), *map(str, options)])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said and not out.exists()
     return said
@@ -200,9 +213,25 @@ def test_what_cannot_be_followed_is_refused(tmp_path, capsys):
     joints = [f"joint_{i}.pos" for i in range(6)] + ["gripper.pos"]
     changes = {
         "joints": ({"action_feature_names": joints}, r"actions are of joints (joint_0.pos,"),
-        "relative": ({"use_relative_actions": True}, "use_relative_actions"),
-        "pi05": ({"type": "pi05"}, "type 'pi05', expected 'pi0'"),
-        "images": ({"normalization_mapping": {"VISUAL": "MEAN_STD"}}, "images by MEAN_STD, expected IDENTITY"),
+        "relative": (
+            {"use_relative_actions": True},
+            "off in the postprocessor and on in config.json, expected the same in all",
+        ),
+        "act": ({"type": "act"}, "type 'act', expected one of 'pi0', 'pi05', 'smolvla'"),
+        "pi05": ({"type": "pi05"}, "policy_preprocessor.json: step 'pi0_new_line_processor' is not understood"),
+        "smolvla": (
+            {"type": "smolvla", "resize_imgs_with_padding": [512, 512]},
+            "step 'pi0_new_line_processor' is not understood",
+        ),
+        "oblong": ({"type": "smolvla", "resize_imgs_with_padding": [512, 384]}, "512 by 384, expected a square"),
+        "aloha": (
+            {"type": "smolvla", "resize_imgs_with_padding": [512, 512], "adapt_to_pi_aloha": True},
+            "adapt_to_pi_aloha is true, expected false",
+        ),
+        "images": (
+            {"normalization_mapping": {**dict.fromkeys(("STATE", "ACTION"), "MEAN_STD"), "VISUAL": "MEAN_STD"}},
+            "images by MEAN_STD, expected IDENTITY",
+        ),
     }
     for name, (change, expected) in changes.items():
         source = save_lerobot(tmp_path / name, pi0(), **change)
@@ -244,6 +273,22 @@ def test_a_base_without_statistics_needs_those_of_some_data(tmp_path, capsys):
     assert "norm_stats (openpi's)" in said
 
 
+def test_statistics_are_taken_of_a_data_set(tmp_path, capsys):
+    source = save_lerobot(tmp_path / "theirs", pi0())
+    rng, of = np.random.default_rng(0), ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    scale = np.array([0.2, 0.2, 0.1, 0.5, 0.5, 0.5, 0.02])
+    rows = np.array([0.4, 0.0, 0.3, 0.0, 0.0, 0.0, 0.04]) + scale * rng.uniform(-1, 1, (2, 60, 7))
+    image = np.zeros((16, 16, 3), np.uint8)
+    with DatasetWriter(tmp_path / "set", Layout(20.0, ("base",), of, of, "absolute", "png")) as writer:
+        frames = (Frame({"base": image}, *pair) for pair in zip(*rows, strict=True))
+        writer.add_episode("lift it", frames)
+    found = convert(source, tmp_path / "out", *FOLLOWED, "--statistics", tmp_path / "set").normalization
+    np.testing.assert_allclose(found.state_mean, rows[0].mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.action_std, rows[1].std(0), atol=1e-6)
+    said = refuse(capsys, source, tmp_path / "other", *FOLLOWED, "--statistics", tmp_path / "nowhere")
+    assert "expected a file with statistics or a LeRobot data set" in said
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -254,7 +299,7 @@ def test_a_base_without_statistics_needs_those_of_some_data(tmp_path, capsys):
         (lambda t: t.update({"model.extra.weight": torch.zeros(2)}), "names that π0 has not, among them extra.weight"),
         (lambda t: t.update({"model.action_out_proj.bias": torch.zeros(3)}), "shape (3,), expected (32,)"),
         (lambda t: t["model.state_proj.bias"].fill_(float("nan")), "state_proj.bias holds NaN or infinity"),
-        (lambda t: t.update({"model.time_mlp_in.bias": torch.zeros(2)}), "time_mlp_in.bias is of π0.5"),
+        (lambda t: t.update({"model.time_mlp_in.bias": torch.zeros(2)}), "π0 has not, among them time_mlp_in.bias"),
         (lambda t: t.update({"normalize_inputs.buffer_action.mean": torch.zeros(2)}), "layout before 0.4"),
         (lambda t: t.update({"model.x.lora_A.weight": torch.zeros(2)}), "a LoRA that is not merged"),
     ],
@@ -287,34 +332,88 @@ def test_missing_files_are_named(tmp_path, capsys):
     assert "no hub id" in refuse(capsys, tmp_path / "nowhere", tmp_path / "out", *FOLLOWED)
 
 
-def test_a_hub_id_asks_for_weights_and_settings_only(tmp_path, monkeypatch, capsys):
-    source, asked = save_lerobot(tmp_path / "theirs", pi0()), {}
+class Hub:
+    """In place of snapshot_download: copies what the patterns let through, as the hub's client picks it."""
 
-    def snapshot(name, **patterns):
-        asked.update(name=name, **patterns)
-        return str(source)
+    def __init__(self, source, cache):
+        self.source, self.cache, self.asked = source, cache, []
 
+    def __call__(self, name, allow_patterns=None, ignore_patterns=None):
+        self.asked.append(name)
+        files = [path.relative_to(self.source).as_posix() for path in self.source.rglob("*") if path.is_file()]
+        for each in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (self.cache / each).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.source / each, self.cache / each)
+        return str(self.cache)
+
+    def given(self):
+        return {path.relative_to(self.cache).as_posix() for path in self.cache.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for name in ("code.py", "other/config.json", "optimizer.pt", "README.md"):
+        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / name).write_text("no")
+    made = Hub(tmp_path / "theirs", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", made)
+    return made
+
+
+def test_a_hub_id_asks_for_weights_and_settings_only(hub, tmp_path, monkeypatch, capsys):
+    save_lerobot(tmp_path / "saved", pi0())
+    shutil.copytree(tmp_path / "saved", hub.source, dirs_exist_ok=True)
     convert("somebody/pi0_mine", tmp_path / "ours", *FOLLOWED)
-    assert asked == {
-        "name": "somebody/pi0_mine",
-        "allow_patterns": ["*.json", "*.safetensors"],
-        "ignore_patterns": ["*/*"],
-    }
+    assert hub.asked == ["somebody/pi0_mine"] and hub.given() == {path.name for path in (tmp_path / "saved").iterdir()}
+    assert "fetching the repository somebody/pi0_mine" in capsys.readouterr().err
 
     def offline(*_, **__):
         raise FileNotFoundError("cannot find the requested files in the disk cache\nmore")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    said = refuse(capsys, "somebody/pi0_mine", tmp_path / "out", *FOLLOWED)
-    assert "the hub does not give it: cannot find" in said
+    with pytest.raises(ConversionError, match="the hub does not give it: cannot find.*cache$"):
+        local("somebody/pi0_mine")
+
+
+def test_a_hub_id_of_openpi_brings_its_statistics(hub, tmp_path):
+    save_openpi(tmp_path / "saved", pi0())
+    own = {
+        path.relative_to(tmp_path / "saved").as_posix() for path in (tmp_path / "saved").rglob("*") if path.is_file()
+    }
+    shutil.copytree(tmp_path / "saved", hub.source, dirs_exist_ok=True)
+    for name in ("params/_METADATA", "params/d/1", "assets/droid/picture.png"):
+        (hub.source / name).parent.mkdir(parents=True, exist_ok=True)
+        (hub.source / name).write_text("0")
+    convert("somebody/pi0_mine", tmp_path / "ours", *FOLLOWED)
+    assert hub.given() == own, "JAX weights are not fetched beside those of PyTorch"
+    for path in (hub.source / "model.safetensors", hub.source / "config.json", hub.cache / "model.safetensors"):
+        path.unlink()
+    assert (checkpoint_folder("somebody/pi0_mine") / "params" / "d" / "1").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("models/dens", "models/dens does not exist; models is a folder here, so it is no name on the hub"),
+        ("runs/tokenizer.json", "runs/tokenizer.json does not exist, and is no hub id"),
+        ("a/b/c", "a/b/c does not exist, and is no hub id"),
+    ],
+)
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(name, said, hub, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    assert said in refuse(capsys, name, tmp_path / "out", *FOLLOWED)
+    save_lerobot(tmp_path / "ours", pi0())
+    named = refuse(capsys, tmp_path / "ours", tmp_path / "out", *FOLLOWED, "--statistics", "runs/stats.json")
+    assert "--statistics is runs/stats.json, expected a file with statistics or a LeRobot data set" in named
+    assert located(name) == Path(name) and not hub.asked
 
 
 def test_nothing_is_written_over(tmp_path, capsys):
     source = save_lerobot(tmp_path / "theirs", pi0())
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    assert main([str(source), "--out", str(source), *FOLLOWED]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([str(source), "--out", str(source), *FOLLOWED])
     assert "holds something already" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
@@ -322,14 +421,16 @@ def test_nothing_is_written_over(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        (("--rate", "0"), "--rate is 0, expected more than 0"),
+        (("--rate", "0"), r"--rate is 0, expected a value in \(0, 1000\]"),
         (("--margin", "0.5"), r"--margin is 0.5, expected a value in \[0, 0.5\)"),
-        (("--convention", "joints"), "choose from .*grids.*absolute.*libero"),
+        (("--convention", "legs"), "expected one of grids, absolute, libero.*droid"),
+        (("--joint-unit", "turns"), "expected one of rad, degrees"),
+        (("--epsilon", "0"), "--epsilon is 0, expected a value in"),
     ],
 )
 def test_options_out_of_range_name_the_valid_ones(option, expected, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main([str(tmp_path), "--out", str(tmp_path / "out"), *FOLLOWED, *option])
+        main([str(tmp_path), "--out", str(tmp_path / "out"), *option, *OTHERS[option[0]]])
     assert re.search(expected, capsys.readouterr().err)
 
 
@@ -353,13 +454,13 @@ def test_a_converted_policy_warms_up_whatever_its_words_take(tmp_path, monkeypat
     save_norm_stats(tmp_path / "theirs" / "assets" / "physical-intelligence" / "libero", state=8)
     policy = Policy(convert(tmp_path / "theirs", tmp_path / "ours", *LIBERO))
     lengths = []
-    real = type(policy._engine).sample_actions
+    real = type(policy._engine).prepare
 
-    def watched(engine, pixels, ids, mask, *rest):
-        lengths.append(int(mask.sum()))
-        return real(engine, pixels, ids, mask, *rest)
+    def watched(engine, pairs):
+        lengths.extend(int(arguments[2].sum()) for pair in pairs for arguments in pair)
+        return real(engine, pairs)
 
-    monkeypatch.setattr(type(policy._engine), "sample_actions", watched)
+    monkeypatch.setattr(type(policy._engine), "prepare", watched)
     policy.warm_up()
     assert set(lengths) == {3 * 16 + 48}, "the longest instruction that it takes"
 
@@ -415,8 +516,8 @@ def test_each_jax_array_is_read_once():
 
 
 def test_jax_names_of_another_model_are_refused():
-    tree = {"PaliGemma/llm/layers/pre_attention_norm_1/Dense_0/kernel": np.zeros((2, 3, 3), np.float32)}
-    with pytest.raises(ConversionError, match="Dense_0/kernel has no counterpart in π0: π0.5"):
+    tree = {"PaliGemma/llm/layers/attn/q_einsum_1/lora_a": np.zeros((2, 3, 3), np.float32)}
+    with pytest.raises(ConversionError, match="lora_a has no counterpart in π0 or π0.5"):
         read_jax(tree)
 
 
@@ -429,10 +530,11 @@ def test_without_orbax_it_is_asked_for(tmp_path, capsys, monkeypatch):
 
 def test_how_long_a_chunk_is_must_be_said_by_somebody(tmp_path, capsys):
     source = save_openpi(tmp_path / "theirs", pi0())
+    save_norm_stats(source / "assets" / "physical-intelligence" / "libero", state=8)
     said = refuse(capsys, source, tmp_path / "out", *LIBERO, "--horizon", "6")
     assert "--horizon is 6, the checkpoint says 5" in said
     (source / "config.json").write_text("{}")
-    assert "give --horizon" in refuse(capsys, source, tmp_path / "out", *LIBERO)
+    assert "15 for openpi's pi05_droid, 10 for" in refuse(capsys, source, tmp_path / "out", *LIBERO)
     assert convert(source, tmp_path / "ours", *LIBERO, "--horizon", "5").model.config.chunk_size == 5
 
 
@@ -516,7 +618,7 @@ def test_grids_weights_read_the_same_places_and_give_the_same_tokens(prefix, the
 
 
 def lazy(weights):
-    return {name: Lazy.of(tensor) for name, tensor in weights.items()}
+    return {name: LazyTensor.of(tensor) for name, tensor in weights.items()}
 
 
 def test_samplers_that_do_not_say_their_variant_or_say_two_are_refused():
@@ -532,10 +634,12 @@ def test_samplers_that_do_not_say_their_variant_or_say_two_are_refused():
 def test_a_sampler_of_another_width_or_with_other_names_is_refused():
     weights = lazy(grids_sampler(width=20))
     with pytest.raises(ConversionError, match="has 20 channels, the model's image features have 32"):
-        sampler.config_of("token_sampler", weights, 32, 0.0)
-    config = sampler.config_of("token_sampler", weights, 20, 0.0)
+        sampler.config_of("token_sampler", weights, 32, 0.0, 1e-5)
+    config = sampler.config_of("token_sampler", weights, 20, 0.0, 1e-5)
     with pytest.raises(ConversionError, match=r"token_sampler.score.weight is not known, expected scout_mlp\.\*"):
-        sampler.translate("token_sampler", {"score.weight": weights["scout_mlp.0.weight"]}, config)
+        sampler.translate(
+            "token_sampler", {"score.weight": weights["scout_mlp.0.weight"]}, config, backbone_of("pi0"), 1.0
+        )
     del weights["scout_mlp.2.weight"]
     with pytest.raises(ConversionError, match="lacks active_token_sampler.scout_mlp.2.weight"):
-        sampler.config_of("active_token_sampler", weights, 20, 0.0)
+        sampler.config_of("active_token_sampler", weights, 20, 0.0, 1e-5)

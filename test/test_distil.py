@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distil_stages import DISTIL, TUNE, advance, own_data, pruned, together, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_train import samples
 from tiny import observation, save_tiny, tiny
+from training_samples import samples
 
-from grids_ros.data.bags import Topics
-from grids_ros.policy.baselines import BaselineConfig
+from grids_ros import cli
+from grids_ros.data.topics import Topics
+from grids_ros.policy.backbones import pi0
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.grids import attach
@@ -26,37 +29,13 @@ from grids_ros.policy.runtime import Policy
 from grids_ros.train import __main__ as command
 from grids_ros.train.batches import Batches
 from grids_ros.train.distillation import distillation, relative_error, unpruned
+from grids_ros.train.initial_checkpoint import prune
 from grids_ros.train.loop import Trainer
-from grids_ros.train.lora import projections
-from grids_ros.train.losses import embed, in_view, read, velocity
-from grids_ros.train.options import parse
-from grids_ros.train.parallel import join
-from grids_ros.train.recipe import Recipe
-from grids_ros.train.start import prune
+from grids_ros.train.lora import is_update, original_name, projections
+from grids_ros.train.losses import in_view
+from research.pruners import BaselineConfig
 
 CELLS = 16  # of the tiny model's feature map
-DISTIL = Recipe(steps=4, batch=4, warm_up=2, distil=True)
-TUNE = Recipe(steps=4, batch=4, warm_up=2)
-
-
-def own_data(count=24):
-    """Samples of somebody's robot, which say nothing about where objects are."""
-    data = samples(count)
-    return dataclasses.replace(data, objects=np.full_like(data.objects, np.nan))
-
-
-def pruned():
-    return prune(tiny(None), "dense", 4, 0)
-
-
-def trainer(recipe, **options):
-    return Trainer(pruned(), own_data(), recipe, **options)
-
-
-def advance(trainer, folder, steps=None):
-    for _ in trainer.run(folder / "losses.jsonl", trainer.first + steps if steps else trainer.last):
-        pass
-    return trainer
 
 
 def gradients(trainer):
@@ -86,10 +65,12 @@ def test_the_teacher_is_the_dense_model():
     dense, student = tiny(None), pruned()
     ours, theirs = (Batches(own_data(), c, DISTIL).at(0) for c in (student, dense))
     with torch.no_grad():
-        embedded, mask = unpruned(student.model, embed(student.model, ours), ours)
-        taught = velocity(student.model, read(student.model, embedded, mask).past_key_values, mask, ours)
-        own = read(dense.model, embed(dense.model, theirs), theirs.attention_mask)
-        wanted = velocity(dense.model, own.past_key_values, theirs.attention_mask, theirs)
+        embedded, mask = unpruned(student.model, pi0.embed(student.model, ours.input_ids, ours.pixels), ours)
+        prefix = pi0.prefill(student.model, embedded, mask, ours.state)
+        taught = pi0.velocity(student.model, prefix, mask, ours.state, *ours.flow())
+        embedded, mask = pi0.embed(dense.model, theirs.input_ids, theirs.pixels), theirs.attention_mask
+        prefix = pi0.prefill(dense.model, embedded, mask, theirs.state)
+        wanted = pi0.velocity(dense.model, prefix, mask, theirs.state, *theirs.flow())
     torch.testing.assert_close(taught, wanted)
 
 
@@ -154,11 +135,12 @@ def test_the_second_stage_sees_every_token_whatever_number_the_first_ended_on(tm
 def test_updates_of_low_rank_begin_at_nothing_and_are_all_that_trains_beside_the_sampler(tmp_path):
     plain, low = trainer(TUNE), trainer(dataclasses.replace(TUNE, lora=2))
     assert low._backward() == plain._backward(), "the updates are zero at first"
-    before = {name: tensor.clone() for name, tensor in low.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in pruned().model.state_dict().items()}
     advance(low, tmp_path)
-    changed = {name for name, tensor in low.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    after = {original_name(name): tensor for name, tensor in low.model.state_dict().items() if not is_update(name)}
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if ".sampler." in name}
-    projected = {f"{name}.weight" for name in projections(low.model)}
+    projected = {f"{name}.weight" for name in projections(pruned().model)}
     assert len(projected) == 2 * 2 * 7, "towers, layers, projections"
     last = "model.vlm.language_model.layers.1."  # whose keys and values alone reach an action
     reached = {n for n in projected if not n.startswith(last) or "k_proj" in n or "v_proj" in n}
@@ -201,7 +183,7 @@ def test_the_aids_are_the_same_in_parts_though_each_part_knows_of_other_objects(
     def of(accumulate):
         trainer = Trainer(tiny(), data, dataclasses.replace(recipe, accumulate=accumulate))
         batch = trainer._batches.at(0)
-        unknown, seen = batch.objects.isnan().any(-1).any(-1), in_view(batch.places)
+        unknown, seen = batch.objects.isnan().any(-1).any(-1), in_view(batch.keypoints)
         assert 0 < unknown.sum() < 8 and seen.any() and not seen[:, :, 0].any()
         terms = trainer._backward()
         assert terms["locations"] > 0.0 and "attraction" in terms
@@ -248,35 +230,44 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole():
 
 
 SECOND = """
-import sys; sys.path[:0] = sys.argv[2:]
+import sys; sys.path[:0] = sys.argv[4:]
 from pathlib import Path
-from test_distil import together
-together(Path(sys.argv[1]))
+from distil_stages import together
+together(Path(sys.argv[1]), sys.argv[2] == "sharded", int(sys.argv[3]))
 """
 
 
-def together(folder):
-    """Two steps of each stage in the processes that the environment names; the weights of each stage."""
-    with join("cpu") as world:
-        trained = [advance(trainer(recipe, world=world), folder, 2) for recipe in (DISTIL, TUNE)]
-    return [{name: tensor.detach() for name, tensor in one.model.state_dict().items()} for one in trained]
-
-
-def test_two_processes_train_as_one_with_the_whole_batch(tmp_path, monkeypatch):
-    for name in ("alone", "both", "second"):
-        (tmp_path / name).mkdir()
-    alone = together(tmp_path / "alone")
+def in_two_processes(monkeypatch, folder, *arguments):
+    """`together` in this process and another; what it gives here."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
     for name, value in {**shared, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
+    for name in ("both", "second"):
+        (folder / name).mkdir()
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    script = [sys.executable, "-c", SECOND, str(tmp_path / "second"), *paths]
+    told = ["sharded" if arguments[0] else "replicated", *map(str, arguments[1:])]
+    script = [sys.executable, "-c", SECOND, str(folder / "second"), *told, *paths]
     with subprocess.Popen(script, env={**os.environ, "RANK": "1"}) as second:
-        both = together(tmp_path / "both")
+        both = together(folder / "both", *arguments)
         assert second.wait(60) == 0
-    for ours, theirs in zip(both, alone, strict=True):
+    for name in (*shared, "RANK"):
+        monkeypatch.delenv(name)
+    return both
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, together(folder)
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP"])
+def test_two_processes_train_as_one_with_the_whole_batch(shard, alone, tmp_path, monkeypatch):
+    folder, expected = alone
+    both = in_two_processes(monkeypatch, tmp_path, shard, 1)
+    for ours, theirs in zip(both, expected, strict=True):
         assert_same(ours, theirs)
-    logs = [[json.loads(line) for line in (tmp_path / n / "losses.jsonl").open()] for n in ("both", "alone")]
+    logs = [[json.loads(line) for line in (each / "losses.jsonl").open()] for each in (tmp_path / "both", folder)]
     for ours, theirs in zip(*logs, strict=True):
         del ours["seconds"], theirs["seconds"]
         assert ours == pytest.approx(theirs, abs=1e-4)
@@ -331,14 +322,14 @@ def test_the_command_leaves_a_policy_that_says_where_it_is_from(train, dense, tm
 
 
 @pytest.mark.parametrize("stop", [("1", "0"), ("2", "1")])
-def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, stop, tmp_path, monkeypatch):
+def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, stop, tmp_path, monkeypatch, capsys):
     wanted = ["--distil-steps", "2", "--steps", "2"]
     assert train(tmp_path / "whole", *wanted) == 0
     cut = _cut_after(sum(map(int, stop)))
     monkeypatch.setattr(command, "SAVE_EVERY", 1)
     monkeypatch.setattr(Trainer, "run", cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", *wanted)
+    assert train(tmp_path / "cut", *wanted) == 130
+    assert "--resume goes on from it" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr(command, "find_bags", lambda paths: list(paths))
     monkeypatch.setattr(command, "topics_of", lambda *_: Topics())
@@ -350,14 +341,24 @@ def test_a_run_that_is_cut_off_in_either_stage_ends_on_the_same_numbers(train, s
     assert stages[0] == stages[1]
 
 
-def test_a_new_training_leaves_nothing_of_the_one_before_in_its_folder(train, tmp_path, monkeypatch):
+def test_a_folder_that_holds_a_run_is_refused_without_resume_and_stays_as_it_is(train, tmp_path, capsys):
     out = tmp_path / "out"
     assert train(out, "--distil-steps", "1", "--steps", "0") == 0
-    assert (out / command.STATE).exists()
-    monkeypatch.setattr(Trainer, "run", _cut_after(1))
-    with pytest.raises(KeyboardInterrupt):
-        train(out, "--distil-steps", "2", "--steps", "0")
-    assert not (out / command.STATE).exists(), "--resume would go on with the earlier one"
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    state = shutil.copytree(out / command.STATE, tmp_path / "state")
+    capsys.readouterr()
+    for kept in ({*before, command.STATE}, {command.STATE}, {"losses.jsonl"}, {"grids.json"}):
+        for name in set(before) - kept:
+            (out / name).unlink()
+        if command.STATE not in kept:
+            shutil.rmtree(out / command.STATE)
+        with pytest.raises(SystemExit, match="2"):
+            train(out, "--distil-steps", "2", "--steps", "0")
+        assert "of another run: --resume goes on with it" in capsys.readouterr().err
+        assert all((out / name).exists() for name in kept)
+        for name, content in before.items():
+            (out / name).write_bytes(content)
+        shutil.copytree(state, out / command.STATE, dirs_exist_ok=True)
 
 
 def test_what_a_policy_scored_is_not_said_of_the_weights_that_come_after(train, tmp_path):
@@ -384,19 +385,22 @@ def _cut_after(last):
 
 def test_what_cannot_be_distilled_is_refused_with_the_reason(train, tmp_path, capsys, monkeypatch):
     pruned_already = save_tiny(tmp_path / "pruned")
-    assert train(tmp_path / "out", teacher=pruned_already) == 1
+    assert train(tmp_path / "out", teacher=pruned_already) == 2
     assert "expected a dense policy" in capsys.readouterr().err
-    assert train(tmp_path / "out", "--cameras", "wrist", "base") == 1
+    assert train(tmp_path / "out", "--cameras", "wrist", "base") == 2
     assert "its cameras are base, wrist" in capsys.readouterr().err
     stranger = dataclasses.replace(own_data(), instructions=np.array(["fold the shirt"] * 24))
     monkeypatch.setattr(command, "load", lambda *_: stranger)
-    assert train(tmp_path / "out") == 1
+    assert train(tmp_path / "out") == 2
     assert "words this policy does not know: ['fold'" in capsys.readouterr().err
 
 
-def test_each_stage_warms_up_and_cools_down():
-    options = parse(["bags", "--out", "out", "--from", "dense", "--distil-steps", "50", "--steps", "4000"], "")
-    for stage, highest in zip(command.recipes(options), (1e-3, 1e-4), strict=True):
+@pytest.mark.parametrize(("weights", "second"), [(99_999_999, 1e-3), (100_000_000, 1e-4)])
+def test_each_stage_warms_up_and_cools_down_from_a_rate_for_its_size(dense, weights, second):
+    options = cli.parse(
+        "train", ["bags", "--out", "out", "--from", str(dense), "--distil-steps", "50", "--steps", "4000"]
+    )
+    for stage, highest in zip(command.recipes(options, weights), (1e-3, second), strict=True):
         rates = [stage.rate(step) for step in range(stage.steps)]
         top = int(np.argmax(rates))
         assert max(rates) == pytest.approx(highest) and top <= stage.steps / 10
@@ -413,7 +417,9 @@ def test_each_stage_warms_up_and_cools_down():
         (["--batch", "3", "--accumulate", "4"], "expected at least 4"),
     ],
 )
-def test_options_that_make_no_sense_are_named(options, said, tmp_path, capsys):
+def test_options_that_make_no_sense_are_named(options, said, dense, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse(["bags", "--out", str(tmp_path), *options], "")
+        cli.parse(
+            "train", ["bags", "--out", str(tmp_path), *(str(dense) if each == "dense" else each for each in options)]
+        )
     assert said in capsys.readouterr().err

@@ -1,42 +1,24 @@
 """The runtime against transformers' own `sample_actions`: nothing that was left out reaches the actions."""
 
 import copy
+import itertools
+import sys
 
 import numpy as np
 import pytest
 import torch
+from families import restless
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_policy import inputs, ours, transformers_own
+from inference import inputs, ours, shared_heads, transformers_own
 from tiny import SIZE, tiny
+from transformers.activations import ACT2FN
 
-from grids_ros.policy.arithmetic import fuse, linear
+from grids_ros.policy import products
+from grids_ros.policy.arithmetic import Products, attention, fuse, gated, linear, prepare
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.engine import Engine
-from grids_ros.policy.grids import attach
-from grids_ros.policy.model import build, demo_config
 from grids_ros.policy.rtc import Guidance
-from grids_ros.sampler import SamplerConfig
-
-
-def restless(model):
-    """No weight at its initial value: a norm of scale one or a bias of zero would hide a mistake."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def shared_heads(kv_heads):
-    """A tiny model whose queries share this many key and value heads."""
-    config = demo_config(SIZE, 9, 6, 10, 7).to_dict()
-    for part in (config["vlm_config"]["text_config"], config["dit_config"]):
-        part.update(num_attention_heads=4, num_key_value_heads=kv_heads)
-    torch.manual_seed(0)
-    model = build(type(demo_config(SIZE, 9, 6, 10, 7)).from_dict(config), SIZE.stem).eval()
-    attach(model, SamplerConfig(tokens=4, channels=SIZE.width))
-    return restless(model)
 
 
 @settings(max_examples=15, deadline=None)
@@ -101,6 +83,170 @@ def test_bfloat16_weights_act_as_float32_ones_of_the_same_values(guided):
     have = ours(half, 3, guidance, **given_inputs)
     assert half.model.dit.layers[0].mlp.down_proj.weight.dtype == torch.bfloat16, "stored as they were"
     torch.testing.assert_close(have, ours(whole, 3, guidance, **given_inputs), rtol=1e-3, atol=1e-4)
+
+
+def in_bfloat16(model):
+    """A copy of a model as transformers runs it in bfloat16."""
+    return copy.deepcopy(model).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_native_bfloat16_stays_nearer_to_float32_than_transformers_own_does(seed):
+    """What the choice of bfloat16 products changes: at most what transformers' users accept already."""
+    half = in_bfloat16(restless(tiny(4, seed=seed).model))
+    given_inputs = {**inputs(tiny(4), batch=8, seed=seed)}
+    exact = transformers_own(copy.deepcopy(half).float(), steps=5, **given_inputs)
+    narrow = {name: t.bfloat16() if t.is_floating_point() else t for name, t in given_inputs.items()}
+    theirs = (transformers_own(half, steps=5, **narrow).float() - exact).square().mean().sqrt()
+    with torch.no_grad():
+        have = Engine(half, 5, products=torch.bfloat16).sample_actions(**given_inputs)
+    assert (have - exact).square().mean().sqrt() < theirs < 0.1 * exact.std()
+
+
+def test_float32_weights_multiply_in_bfloat16_and_stay_what_they_were():
+    model, given_inputs = restless(tiny(4).model), inputs(tiny(4), batch=8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        exact, half = (
+            Engine(model, 5, products=dtype).sample_actions(**given_inputs) for dtype in (None, torch.bfloat16)
+        )
+    assert 0.0 < (half - exact).square().mean().sqrt() < 0.05 * exact.std()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_fp8_weights_act_roughly_as_they_did(guided):
+    """torchao's rounding, on the CPU without that of the activations: 3 bits of mantissa."""
+    pytest.importorskip("torchao")
+    model, given_inputs = restless(tiny(4).model), inputs(tiny(4), batch=8)
+    guidance = Guidance(torch.ones(1, 8, 6, 7), torch.rand(6, 7)) if guided else None
+    exact, rounded = (
+        Engine(model, 3, products=products).sample_actions(**given_inputs, guidance=guidance)
+        for products in (None, torch.float8_e4m3fn)
+    )
+    assert 0.0 < (rounded - exact).square().mean().sqrt() < 0.2 * exact.std()
+
+
+def test_fp8_without_its_library_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ValueError, match="products in float8 need the package torchao"):
+        Engine(tiny(4).model, 2, products=torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_towers_of_several_dtypes_work_together(guided):
+    """The choice is each tower's own: bfloat16 keys of the language model before a float32 expert, and the reverse."""
+    guidance = Guidance(torch.ones(1, 2, 6, 7), torch.rand(6, 7)) if guided else None
+    given_inputs, found = inputs(tiny(4)), []
+    for chosen in itertools.product((torch.float32, torch.bfloat16), repeat=3):
+        left = iter(chosen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("grids_ros.policy.engine.choose", lambda *_, left=left: Products(next(left)))
+            found.append(ours(restless(tiny(4).model), 3, guidance, **given_inputs))
+    for other in found[1:]:
+        assert 0.0 < (other - found[0]).square().mean().sqrt() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("native_s", "packed_s", "chosen"),
+    [
+        (1.0, 0.5, "bfloat16, packed"),
+        (1.0, 0.95, "bfloat16"),
+        (1.9, 1.0, "bfloat16, packed"),
+        (1.9, 1.8, "float32"),
+        (30.0, 30.0, "float32"),
+    ],
+)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_the_fastest_product_is_chosen_and_bfloat16_by_a_margin(native_s, packed_s, chosen, stored, monkeypatch):
+    taken = {"float32": 2.5, "bfloat16": native_s, "bfloat16, packed": packed_s}
+    monkeypatch.setattr(products, "packs", lambda: True)
+    monkeypatch.setattr(products, "_seconds", lambda functions, device: {name: taken[name] for name in functions})
+    found = products.fastest(torch.ones(4, 8, dtype=stored), 3)
+    assert found.dtype == (torch.float32 if chosen == "float32" else torch.bfloat16)
+    assert found.packed == chosen.endswith("packed")
+    assert found.reason.startswith(f"{chosen} products") and f"{1e3 * native_s:.1f} ms in bfloat16" in found.reason
+
+
+def test_the_measurement_runs_every_product():
+    assert "3 by (4, 8) takes" in products.fastest(torch.ones(4, 8).bfloat16(), 3).reason
+
+
+@pytest.mark.parametrize(("batched_s", "fused"), [(0.5, False), (0.9, True), (2.0, True)])
+def test_the_faster_attention_is_chosen_by_a_margin(batched_s, fused, monkeypatch):
+    taken = {"torch's kernel": 1.0, "two batched products": batched_s}
+    monkeypatch.setattr(products, "_seconds", lambda functions, device: taken)
+    found = products.attend(Products(torch.bfloat16), products.Scores(2, 3, 5, 8))
+    assert found.fused_attention == fused and "attention by" in found.reason
+    assert products.attend(Products(), products.Scores(2, 3, 5, 8)).fused_attention, "in float32 never measured"
+
+
+@pytest.mark.parametrize("bias", [None, torch.tensor([[0.0, 0.0, float("-inf"), 0.0, 0.0]])])
+def test_both_ways_of_attention_agree(bias):
+    queries, keys, values = (torch.randn(2, 3, count, 8).bfloat16() for count in (4, 5, 5))
+    bias = None if bias is None else bias.bfloat16()
+    fused, batched = (attention(queries, keys, values, bias, fused=way) for way in (True, False))
+    torch.testing.assert_close(fused, batched, rtol=0.05, atol=0.05)
+
+
+def test_a_chosen_way_is_measured_where_it_pays_and_named_for_every_tower(monkeypatch):
+    monkeypatch.setattr(products, "MEASURED_FROM", 1)
+    engine = Engine(tiny(4).model, 2)
+    assert all("takes" in chosen.reason and "attention by" in chosen.reason for chosen in engine.products)
+
+
+# --- packed weights ----------------------------------------------------------------------------------------------
+
+needs_packing = pytest.mark.skipif(not products.packs(), reason="this processor packs no bfloat16 weights")
+PACKED = Products(torch.bfloat16, packed=True)
+
+
+@needs_packing
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.booleans())
+def test_a_packed_product_is_the_native_one(out, width, rows, biased):
+    weight, bias = torch.randn(out, width).bfloat16(), torch.randn(out).bfloat16() if biased else None
+    x = torch.randn(2, rows, width).bfloat16()
+    with torch.inference_mode():
+        have = linear(x, *prepare((weight, bias), PACKED))
+    torch.testing.assert_close(have, torch.nn.functional.linear(x, weight, bias), rtol=0.02, atol=0.05)
+
+
+@needs_packing
+@pytest.mark.parametrize("name", ["gelu_pytorch_tanh", "silu", "relu"])
+def test_what_is_fused_into_a_packed_product_is_the_activation(name):
+    activation, x = ACT2FN[name], torch.randn(6, 16).bfloat16()
+    gate, up = (torch.nn.Linear(16, 24, bias=False).bfloat16() for _ in range(2))
+    with torch.inference_mode():
+        have = gated(x, [prepare((layer.weight, None), PACKED) for layer in (gate, up)], activation)
+        wanted = gated(x.float(), [prepare(fuse(gate, up), Products())], activation)
+    torch.testing.assert_close(have.float(), wanted, rtol=0.03, atol=0.02)
+
+
+@needs_packing
+@pytest.mark.parametrize("guided", [False, True])
+def test_packed_weights_act_as_native_ones_and_the_model_stays_whole(guided):
+    model, given_inputs = restless(tiny(4).model), inputs(tiny(4), batch=8)
+    guidance = Guidance(torch.ones(1, 8, 6, 7), torch.rand(6, 7)) if guided else None
+    exact = ours(model, 3, guidance, **given_inputs)
+    for way in (Products(torch.bfloat16), PACKED):
+        have = Engine(model, 3, products=way).sample_actions(**given_inputs, guidance=guidance)
+        assert 0.0 < (have - exact).square().mean().sqrt() < 0.05 * exact.std()
+    torch.testing.assert_close(ours(model, 3, guidance, **given_inputs), exact)
+
+
+@needs_packing
+def test_a_model_that_is_taken_over_holds_no_weight_twice():
+    kept, taken = (restless(tiny(4, seed=1).model) for _ in range(2))
+    given_inputs = inputs(tiny(4))
+    whole, alone = (
+        Engine(model, 2, products=PACKED, keep_model=model is kept).sample_actions(**given_inputs)
+        for model in (kept, taken)
+    )
+    assert torch.equal(whole, alone)
+    towers = taken.model.vlm.language_model.layers, taken.model.dit.layers, taken.model.vlm.vision_tower.encoder.layers
+    linears = [layer for tower in towers for layer in tower.modules() if isinstance(layer, torch.nn.Linear)]
+    assert linears and not any(layer.weight.numel() for layer in linears)
 
 
 @settings(max_examples=20, deadline=None)

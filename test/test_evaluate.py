@@ -8,14 +8,17 @@ from itertools import repeat
 
 import numpy as np
 import pytest
+from fakes import stands_for
 from tiny import save_tiny
 
+from grids_ros import cli
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.datatypes import ActionChunk, Observation, PolicyOutput
 from grids_ros.evaluate import __main__ as program
 from grids_ros.evaluate import episode
-from grids_ros.evaluate.episode import Result, Step, play
-from grids_ros.evaluate.report import summarise, wilson
+from grids_ros.evaluate.episode import EpisodeResult, Step, rollout
+from grids_ros.evaluate.success_rates import summarise, wilson
+from grids_ros.policy.runtime import Policy
 from grids_ros.sim.expert import Expert
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import BOWL_TASKS, LIFT_TASKS, STACK_TASKS, TASKS, Task, task_of
@@ -24,15 +27,17 @@ DELAY_S = 0.06
 RED, GREEN, BLUE = LIFT_TASKS
 
 
+@stands_for(Policy)
 class Oracle:
     """Asks the scripted expert, and so lifts the cube of its own `task`, whatever it is told."""
 
     cameras = ("base", "wrist")
+    joints = ()
 
     def __init__(self, scene: Scene, task: Task):
         self._scene, self._expert, self.seen, self.continuations = scene, Expert(task), [], []
 
-    def infer(self, observation: Observation, continuation=None) -> PolicyOutput:
+    def infer(self, observation: Observation, seed=None, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
         self.continuations.append(continuation)
         target, opening = self._expert.act(self._scene)
@@ -49,8 +54,8 @@ def scene() -> Scene:
     return Scene(image_size=32)
 
 
-def result_of(policy: Oracle, scene: Scene, task: Task, seed: int) -> tuple[list[Step], Result]:
-    *events, result = play(policy, scene, task, seed, repeat(DELAY_S))
+def result_of(policy: Oracle, scene: Scene, task: Task, seed: int) -> tuple[list[Step], EpisodeResult]:
+    *events, result = rollout(policy, scene, task, seed, repeat(DELAY_S))
     return [event for event in events if isinstance(event, Step)], result
 
 
@@ -78,7 +83,7 @@ def test_inferences_are_a_fifth_of_a_second_apart_and_see_the_scene_of_their_sta
 def test_with_rtc_each_chunk_but_the_first_two_goes_on_from_the_last_for_the_delay(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 2.0)
     policy = Oracle(scene, RED)
-    events = play(policy, scene, RED, 205, repeat(0.15), replace(FOLLOWER, join="rtc"))
+    events = rollout(policy, scene, RED, 205, repeat(0.15), replace(FOLLOWER, join="rtc"))
     steps = [event for event in events if isinstance(event, Step)]
     assert policy.continuations[:2] == [None, None], "nothing to go on from, then no delay known"
     for last, continuation in zip(steps[1:], policy.continuations[2:], strict=False):
@@ -90,7 +95,7 @@ def test_with_rtc_each_chunk_but_the_first_two_goes_on_from_the_last_for_the_del
 def test_no_inference_starts_before_the_last_chunk_has_arrived(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 2.0)
     policy = Oracle(scene, RED)
-    list(play(policy, scene, RED, 206, repeat(0.3)))
+    list(rollout(policy, scene, RED, 206, repeat(0.3)))
     assert set(np.diff([seen.stamp_ns for seen in policy.seen]).tolist()) == {400_000_000}
 
 
@@ -129,7 +134,7 @@ def test_an_instruction_swapped_before_contact_counts_from_then_on(scene):
             return super().infer(observation, continuation)
 
     policy = Obedient(scene, RED)
-    *_, result = play(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
+    *_, result = rollout(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
     told = [seen.instruction for seen in policy.seen]
     assert told == sorted(told, reverse=True) and set(told) == {RED.instruction, BLUE.instruction}
     assert result.success and result.wrong == () and result.colour == "blue"
@@ -137,7 +142,7 @@ def test_an_instruction_swapped_before_contact_counts_from_then_on(scene):
 
 def test_a_policy_that_goes_on_with_what_it_was_told_first_fails(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 6.0)
-    *_, result = play(Oracle(scene, RED), scene, BLUE, 210, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
+    *_, result = rollout(Oracle(scene, RED), scene, BLUE, 210, repeat(DELAY_S), detour=episode.Detour(RED, 0.1))
     assert not result.success and result.wrong == ("red",)
 
 
@@ -145,7 +150,7 @@ def test_before_it_is_named_lifting_a_cube_is_a_mistake_and_no_success(scene, mo
     """A policy that always lifts the blue cube never came near the red one: it was told of blue by nobody."""
     monkeypatch.setattr(episode, "LIMIT_S", 6.0)
     policy = Oracle(scene, BLUE)
-    *_, result = play(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.02))
+    *_, result = rollout(policy, scene, BLUE, 209, repeat(DELAY_S), detour=episode.Detour(RED, 0.02))
     assert {seen.instruction for seen in policy.seen} == {RED.instruction}
     assert not result.success and result.wrong == ("blue",)
 
@@ -153,7 +158,7 @@ def test_before_it_is_named_lifting_a_cube_is_a_mistake_and_no_success(scene, mo
 def test_a_chunk_that_comes_after_its_end_moves_nothing(scene, monkeypatch):
     monkeypatch.setattr(episode, "LIMIT_S", 1.0)
     policy = Oracle(scene, RED)
-    *_, result = play(policy, scene, RED, 204, repeat(0.5))
+    *_, result = rollout(policy, scene, RED, 204, repeat(0.5))
     assert not result.success
     assert np.ptp([seen.pose.position for seen in policy.seen], axis=0).max() < 5e-3
 
@@ -172,8 +177,8 @@ def test_the_wilson_interval_of_all_or_nothing_is_not_a_point():
     assert wilson(20, 20)[1] == 1.0 and wilson(20, 20)[0] == pytest.approx(0.8389, abs=1e-4)
 
 
-def finished(seed: int, colour: str, success: bool, wrong=(), time_s=4.0, points=((0.5, 0.5),)) -> Result:
-    return Result(seed, colour, success, tuple(wrong), time_s, (10.0, 30.0), {"base": np.array([points], float)})
+def finished(seed: int, colour: str, success: bool, wrong=(), time_s=4.0, points=((0.5, 0.5),)) -> EpisodeResult:
+    return EpisodeResult(seed, colour, success, tuple(wrong), time_s, (10.0, 30.0), {"base": np.array([points], float)})
 
 
 def test_the_summary_counts():
@@ -204,19 +209,18 @@ def test_no_success_at_all_is_told_without_a_time():
         (["--episodes", "0"], "--episodes is 0"),
         (["--workers", "0"], "--workers is 0"),
         (["--delay", "-1"], "--delay is -1"),
-        (["--delay", "nan"], "--delay is nan"),
-        (["--task", "dance"], "invalid choice"),
+        (["--delay", "nan"], "--delay is 'nan'"),
+        (["--task", "dance"], "expected one of lift, bowl, stack"),
         (["--ood", "fog"], "distractors"),
-        (["--join", "newest"], "invalid choice: 'newest' (choose from"),
-        (["--card", "--merge", "8"], "not with --merge"),
+        (["--join", "newest"], "'newest', expected one of latest, blend, rtc"),
         (["--card", "--seed", "0"], "expected seeds within 100000 to 499999"),
         (["--card", "--seed", "499990"], "expected seeds within 100000 to 499999"),
-        (["--checkpoint", "nowhere"], "nowhere does not exist"),
+        (["--checkpoint", "nowhere"], "nowhere, expected an existing folder"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments, text, tmp_path, capsys):
+def test_arguments_out_of_range_are_refused(arguments, text, capsys):
     with pytest.raises(SystemExit):
-        program.parse(["--checkpoint", str(tmp_path), *arguments])
+        cli.parse("evaluate", arguments)
     assert text in capsys.readouterr().err
 
 
@@ -224,7 +228,7 @@ def test_a_broken_checkpoint_is_named_before_any_process_starts(tmp_path, capsys
     folder = save_tiny(tmp_path / "policy")
     (folder / "normalization.json").unlink()
     monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
-    assert program.main(["--checkpoint", str(folder)]) == 1
+    assert program.main(["--checkpoint", str(folder)]) == 2
     captured = capsys.readouterr()
     assert "normalization.json" in captured.err and not captured.out
 
@@ -239,17 +243,18 @@ def test_scenes_that_may_have_been_trained_on_are_said(seed, said, tmp_path, cap
 
 def test_another_number_of_tokens_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
-    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--tokens", "16"]) == 1
+    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--tokens", "16"]) == 2
     assert "tokens is 16" in capsys.readouterr().err
 
 
 def test_a_task_that_the_policy_was_never_taught_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(program, "evaluate", lambda options: pytest.fail("processes were started"))
-    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--task", "bowl"]) == 1
+    assert program.main(["--checkpoint", str(save_tiny(tmp_path / "policy")), "--task", "bowl"]) == 2
     captured = capsys.readouterr()
     assert "words this policy does not know: ['put', 'into', 'bowl']" in captured.err and not captured.out
 
 
+@pytest.mark.slow
 def test_the_program_plays_the_colours_in_turn_and_ends_with_one_line_of_json(tmp_path, capsys):
     """A random policy lifts nothing; that, too, must be said, and filmed."""
     import av

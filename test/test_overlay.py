@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from grids_ros.images import to_rgb
-from grids_ros.overlay import draw
+from grids_ros.observation.images import to_rgb
+from grids_ros.visualisation.overlay import draw
 
 
 @pytest.mark.parametrize(("x", "y"), [(0.5, 0.25), (0.9, 0.1), (0.2, 0.8)])

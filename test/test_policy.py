@@ -2,56 +2,26 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
+import tape
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inference import inputs, observation, ours, transformers_own
 from scipy.spatial.transform import Rotation
 from tiny import INSTRUCTIONS, SIZE, tiny
 from transformers import PI0ForConditionalGeneration
 
 from grids_ros.control.continuity import Continuation
-from grids_ros.datatypes import Observation, Pose
+from grids_ros.datatypes import Pose
 from grids_ros.policy import preprocess
-from grids_ros.policy.engine import Engine
+from grids_ros.policy.backbones.pi0 import build
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.grids import attach, attached, detach, tokens_per_camera
-from grids_ros.policy.model import build
 from grids_ros.policy.runtime import Policy
 from grids_ros.sampler import SamplerConfig
-
-POSE = Pose((0.5, 0.1, 0.3), (1.0, 0.0, 0.0, 0.0))
-
-
-def observation(instruction="lift the red cube", seed=0, shape=(48, 64)):
-    rng = np.random.default_rng(seed)
-    images = {name: rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for name in ("base", "wrist")}
-    return Observation(7, images, POSE, 0.08, instruction)
-
-
-def inputs(checkpoint, batch=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    prompt = checkpoint.prompt()
-    ids, mask = (torch.from_numpy(np.tile(array, (batch, 1))) for array in prompt.encode("lift the red cube"))
-    size = SIZE.image_size
-    return {
-        "pixels": torch.randn(batch, 2, 3, size, size, generator=generator),
-        "input_ids": ids,
-        "attention_mask": mask,
-        "state": torch.randn(batch, 10, generator=generator),
-        "noise": torch.randn(batch, 6, 7, generator=generator),
-    }
-
-
-def ours(model, steps, guidance=None, **given_inputs):
-    with torch.no_grad():
-        return Engine(model, steps).sample_actions(**given_inputs, guidance=guidance)
-
-
-def transformers_own(model, pixels, steps, **rest):
-    present = torch.ones(pixels.shape[:2], dtype=torch.bool)
-    return model.sample_actions(pixel_values=pixels, pixel_attention_mask=present, num_steps=steps, **rest)
 
 
 @pytest.mark.parametrize("tokens", [None, 1, 4])
@@ -138,28 +108,22 @@ def test_the_flow_starts_from_the_middle_of_its_noise_unless_a_seed_is_given(mon
     assert torch.equal(starts[0], torch.zeros_like(starts[0])) and starts[1].std() > 0.5
 
 
-def test_after_warming_up_no_instruction_needs_another_graph(monkeypatch):
-    """Graphs are recorded for shapes: here they only note them, for recording takes a GPU."""
-    recorded = set()
-
-    class Noted:
-        def __init__(self, function):
-            self._function = function
-
-        def __call__(self, *inputs):
-            recorded.add(tuple(None if tensor is None else tensor.shape for tensor in inputs))
-            return self._function(*inputs)
-
-    monkeypatch.setattr("grids_ros.policy.engine.Graphs", Noted)
+@pytest.mark.parametrize(("free_rows", "recordings"), [(160, 2), (8, 6)])
+def test_after_warming_up_no_instruction_needs_another_recording(free_rows, recordings, monkeypatch, caplog):
+    """A prompt is padded to its whole length where that takes no time, else to a multiple: 12 tokens, 4 at a time."""
+    monkeypatch.setattr("grids_ros.policy.engine.FREE_ROWS", free_rows)
+    monkeypatch.setattr("grids_ros.policy.engine.BUCKET", 4)
     policy = Policy(tiny(4))
-    policy._engine.graphs, policy._engine._bucket = {}, 8
+    policy._engine._runner._ways.insert(0, tape.backend())
+    policy._engine._bucket = None  # as on a GPU
     policy.warm_up()
-    prepared = recorded.copy()
+    runner = policy._engine._runner
+    assert runner.backend == "taped" and len(runner._recordings) == recordings, caplog.text
+    monkeypatch.setattr(runner, "_call", None)  # nothing runs that was not recorded
     for words in range(1, 10):
         seen = observation(" ".join(["cube"] * words))
         chunk = policy.infer(seen).chunk
         policy.infer(dataclasses.replace(seen, stamp_ns=8), continuation=Continuation(chunk, 0.1))
-    assert recorded == prepared
 
 
 def test_the_chunk_is_stamped_with_the_observation_and_timed_from_it():
@@ -247,6 +211,17 @@ def test_letterbox_keeps_the_picture_in_its_middle(height, width):
     assert set(np.unique(boxed)) <= {0, 200}
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(480, 640, 128), (640, 480, 128), (63, 63, 21), (255, 510, 2), (100, 150, 50)]
+)
+def test_letterbox_averages_as_opencv_does(height, width, size):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    top, left, inner_h, inner_w = preprocess.ImageFit().box(height, width, size)
+    expected = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_AREA)
+    boxed = preprocess.letterbox(image, size)
+    np.testing.assert_array_equal(boxed[top : top + inner_h, left : left + inner_w], expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
 def test_normalisation_is_inverse_and_of_unit_spread(seed):
@@ -266,8 +241,7 @@ def test_pixels_span_minus_one_to_one():
 
 
 def test_the_number_of_tokens_changes_between_two_inferences_and_back():
-    checkpoint = tiny(4)
-    checkpoint.provenance["stages"] = [{"nested": [2]}]
+    checkpoint = tiny(4, budgets=(2, 4))
     policy = Policy(checkpoint)
     assert policy.budgets == (2, 4)
     all_of_them = policy.infer(observation())

@@ -1,4 +1,4 @@
-"""The metronome's arithmetic and its thread, and a process that asks for real-time scheduling."""
+"""The arithmetic of the periodic thread, and the thread, and a process that asks for real-time scheduling."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
 from grids_ros.ros import realtime
-from grids_ros.ros.metronome import Metronome, next_tick
+from grids_ros.ros.periodic_thread import PeriodicThread, next_tick
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1e6), st.floats(1e-3, 1.0), st.floats(0.0, 50.0))
@@ -37,9 +37,9 @@ def test_the_metronome_ticks_until_it_is_stopped_and_says_what_it_missed():
         if len(missed) == 5:
             release.set()
 
-    metronome = Metronome(0.01, lambda: None, tick, failed=lambda error: None, name="test")
+    thread = PeriodicThread(0.01, lambda: None, tick, failed=lambda error: None, name="test")
     assert release.wait(20.0)
-    metronome.stop()
+    thread.stop()
     count = len(missed)
     assert missed[2] >= 4 and not threading.Event().wait(0.03)
     assert len(missed) == count
@@ -55,9 +55,9 @@ def test_what_a_tick_raises_is_handed_over_and_ends_the_thread():
         failures.append(error)
         handed.set()
 
-    metronome = Metronome(0.005, lambda: None, tick, failed, "test")
+    thread = PeriodicThread(0.005, lambda: None, tick, failed, "test")
     assert handed.wait(20.0)
-    metronome.stop()
+    thread.stop()
     assert [str(error) for error in failures] == ["a bug"]
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import stands_for
 
-from grids_ros.data import record as recorder
-from grids_ros.data.bags import BagWriter, read_episodes
-from grids_ros.data.leads import detoured
-from grids_ros.data.record import Demonstration, main, record
+from grids_ros.data.bags import read_episodes
+from grids_ros.data.writer import BagWriter
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, PolicyOutput
 from grids_ros.evaluate import episode as closed_loop
-from grids_ros.images import to_rgb
-from grids_ros.sim import model
+from grids_ros.observation.images import to_rgb
+from grids_ros.pieces import Outcome, outcomes
+from grids_ros.policy.runtime import Policy
+from grids_ros.sim import mujoco_model
+from grids_ros.sim import record as recorder
 from grids_ros.sim.disturbance import Detour, Push, Shove, knock, plan, stray
+from grids_ros.sim.prelude import detoured
+from grids_ros.sim.record import Demonstration, main, record
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import BOWL_TASKS, LIFT_INSTRUCTIONS, LIFT_TASKS, STACK_TASKS, in_place
 from grids_ros.sim.variation import Variation
@@ -36,20 +44,20 @@ def test_each_colour_is_demonstrated_and_ends_lifted(bag):
     assert [episode.instruction for episode in episodes] == list(LIFT_INSTRUCTIONS)
     for index, episode in enumerate(episodes):
         heights = episode.objects[1][:, index, 2]  # the labels' order is that of model.OBJECTS
-        assert model.OBJECTS[index] in episode.instruction
-        assert heights[0] == pytest.approx(model.CUBE_SIDE / 2, abs=2e-3) and heights[-1] > 0.1
+        assert mujoco_model.OBJECTS[index] in episode.instruction
+        assert heights[0] == pytest.approx(mujoco_model.CUBE_SIDE / 2, abs=2e-3) and heights[-1] > 0.1
         assert episode.objects[1].shape[1:] == (4, 3)
 
 
 def test_images_poses_and_labels_share_their_stamps_at_ten_hertz(bag):
     for episode in read_episodes(bag[0]):
-        stamps = np.array([stamp for stamp, _ in episode.images["base"]])
-        np.testing.assert_array_equal(stamps, [stamp for stamp, _ in episode.images["wrist"]])
+        stamps = np.array([seen.stamp_ns for seen in episode.observations])
+        assert all(set(seen.image_stamps_ns.values()) == {seen.stamp_ns} for seen in episode.observations)
         for other in (episode.poses[0], episode.grippers[0], episode.objects[0]):
             np.testing.assert_array_equal(stamps, other)
         apart = np.diff(stamps)
         assert (apart[:-1] % (NANOSECONDS // 10) == 0).all() and apart[-1] > 0, "the last image closes the episode"
-        assert to_rgb(episode.images["wrist"][0][1]).shape == (48, 48, 3)
+        assert to_rgb(episode.observations[0].images["wrist"][1]).shape == (48, 48, 3)
         assert (np.diff(episode.targets[0]) >= NANOSECONDS // 20 - 1).all()
         assert (np.diff(episode.gripper_commands[1]) != 0.0).all(), "commands are sent on change only"
 
@@ -58,8 +66,8 @@ def test_demonstrations_have_the_usual_scene_and_no_variation(bag):
     first = next(read_episodes(bag[0]))
     scene = Scene(300, 48)
     assert scene.variation == Variation()
-    for camera in model.CAMERAS:
-        np.testing.assert_array_equal(to_rgb(first.images[camera][0][1]), scene.render(camera))
+    for camera in mujoco_model.CAMERAS:
+        np.testing.assert_array_equal(to_rgb(first.observations[0].images[camera][1]), scene.render(camera))
     scene.close()
 
 
@@ -70,9 +78,9 @@ def test_the_same_seed_gives_the_same_bag(bag, tmp_path):
     for name in ("poses", "targets", "grippers", "gripper_commands", "objects"):
         for one, other in zip(getattr(first, name), getattr(again, name), strict=True):
             np.testing.assert_array_equal(one, other)
-    for camera in model.CAMERAS:
-        for (_, one), (_, other) in zip(first.images[camera], again.images[camera], strict=True):
-            np.testing.assert_array_equal(to_rgb(one), to_rgb(other))
+    for one, other in zip(first.observations, again.observations, strict=True):
+        for camera in mujoco_model.CAMERAS:
+            np.testing.assert_array_equal(to_rgb(one.images[camera][1]), to_rgb(other.images[camera][1]))
 
 
 def test_a_push_leaves_a_gap_in_the_targets_and_the_next_one_starts_from_where_the_arm_is(tmp_path):
@@ -111,10 +119,10 @@ def test_placing_is_recorded_until_the_cube_is_let_go(tmp_path):
     episodes = list(read_episodes(tmp_path / "bag"))
     assert [episode.instruction for episode in episodes] == [task.instruction for task in tasks]
     for task, episode in zip(tasks, episodes, strict=True):
-        cube, target = (episode.objects[1][:, model.OBJECTS.index(name)] for name in task.objects)
+        cube, target = (episode.objects[1][:, mujoco_model.OBJECTS.index(name)] for name in task.objects)
         assert in_place(cube[-1], task.onto, target[-1]) and not in_place(cube[0], task.onto, target[0])
-        assert {0.0, model.MAX_OPENING} == set(episode.gripper_commands[1])
-        assert episode.gripper_commands[1][-1] == model.MAX_OPENING
+        assert {0.0, mujoco_model.MAX_OPENING} == set(episode.gripper_commands[1])
+        assert episode.gripper_commands[1][-1] == mujoco_model.MAX_OPENING
         assert episode.poses[1][-1, 2] > cube[-1, 2] + 0.05, "the hand has gone up again"
 
 
@@ -143,10 +151,10 @@ def test_a_stacked_cube_that_is_knocked_down_is_stacked_again(tmp_path):
         demonstration.write(bag)
     scene.close()
     (episode,) = read_episodes(tmp_path / "bag")
-    cube, target = (episode.objects[1][:, model.OBJECTS.index(name)] for name in task.objects)
+    cube, target = (episode.objects[1][:, mujoco_model.OBJECTS.index(name)] for name in task.objects)
     stacked = [in_place(one, task.onto, other) for one, other in zip(cube, target, strict=True)]
     fallen = stacked.index(False, stacked.index(True))
-    assert cube[fallen, 2] < 0.8 * model.CUBE_SIDE + target[fallen, 2] and stacked[-1]
+    assert cube[fallen, 2] < 0.8 * mujoco_model.CUBE_SIDE + target[fallen, 2] and stacked[-1]
     assert episode.poses[1][fallen, 2] >= falls.risen_m - 0.01, "seen from where a policy would take it for done"
     assert (np.diff(episode.targets[0]) > 0.15 * NANOSECONDS).sum() == 1
 
@@ -163,7 +171,7 @@ def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):
     scene, (red, green, _) = Scene(7, 64), LIFT_TASKS
     scene.reset(7)
     home = scene.tool_pose().position
-    demonstration = Demonstration(scene, red, NANOSECONDS, lead=detoured(Detour(green, 0.08)))
+    demonstration = Demonstration(scene, red, NANOSECONDS, prelude=detoured(Detour(green, 0.08)))
     assert demonstration.run()
     with BagWriter(tmp_path / "bag") as bag:
         demonstration.write(bag)
@@ -171,23 +179,25 @@ def test_a_change_of_mind_is_recorded_from_the_new_instruction_on(tmp_path):
     (episode,) = read_episodes(tmp_path / "bag")
     start, positions = episode.poses[0][0], episode.poses[1]
     assert episode.instruction == red.instruction and start > NANOSECONDS
-    at = episode.objects[1][0][model.OBJECTS.index("green")]
+    at = episode.objects[1][0][mujoco_model.OBJECTS.index("green")]
     assert np.linalg.norm(positions[0] - at) <= 0.08 < np.linalg.norm(home - at)
-    assert episode.targets[0][0] == start == episode.images["base"][0][0]
+    assert episode.targets[0][0] == start == episode.observations[0].stamp_ns
 
 
+@stands_for(Policy)
 class Driven:
     """A policy that moves the tool on by `step` [m/s], with the fingers open."""
 
     cameras = ("base", "wrist")
+    joints = ()
 
     def __init__(self, step):
         self._step = np.array(step)
 
-    def infer(self, observation, *, continuation=None):
+    def infer(self, observation, seed=None, continuation=None):
         times, pose = 0.1 * np.arange(1, 13), observation.pose
         positions, quaternions = pose.position + times[:, None] * self._step, np.tile(pose.quaternion, (12, 1))
-        opening = np.full(12, model.MAX_OPENING)
+        opening = np.full(12, mujoco_model.MAX_OPENING)
         return PolicyOutput(ActionChunk(observation.stamp_ns, times, positions, quaternions, opening), {})
 
 
@@ -201,7 +211,7 @@ def test_what_a_policy_leaves_undone_is_taken_over_and_only_that_is_recorded(tmp
         scene.reset(320 + number)
         moved = episode.poses[1][0] - scene.tool_pose().position
         assert moved[1] > 0.03, "it begins where the policy went to"
-        cube = episode.objects[1][:, model.OBJECTS.index(LIFT_TASKS[number].colour)]
+        cube = episode.objects[1][:, mujoco_model.OBJECTS.index(LIFT_TASKS[number].colour)]
         assert cube[-1, 2] > cube[0, 2] + 0.04
     scene.close()
 
@@ -218,7 +228,7 @@ def test_another_cube_of_the_same_task_is_named_at_first_in_some_episodes(task):
     drawn = [stray(np.random.default_rng([0, number]), task) for number in range(200)]
     strayed = [detour for detour in drawn if detour]
     assert 30 < len(strayed) < 90
-    assert {detour.task.colour for detour in strayed} == set(model.COLOURS) - {task.colour}
+    assert {detour.task.colour for detour in strayed} == set(mujoco_model.COLOURS) - {task.colour}
     assert all(detour.task.name == task.name and 0.03 <= detour.until_m <= 0.15 for detour in strayed)
 
 
@@ -234,16 +244,52 @@ def test_disturbances_are_drawn_from_the_seed_in_the_order_of_their_times(task):
     assert shoved == set(task.objects), "only what the task is about"
 
 
-def test_the_command_writes_a_bag_per_process_and_refuses_to_mix(tmp_path, capfd):
+def test_the_command_records_in_processes_and_a_second_start_goes_on_with_what_is_left(tmp_path, capfd, monkeypatch):
     out = tmp_path / "demonstrations"
     arguments = ["--out", str(out), "--episodes", "2", "--workers", "2", "--seed", "300", "--image-size", "32"]
     assert main(arguments) == 0
-    words = [episode.instruction for name in ("part_000", "part_001") for episode in read_episodes(out / name)]
-    assert words == ["lift the red cube", "lift the green cube"]
+    words = sorted(episode.instruction for path in out.glob("part_*") for episode in read_episodes(path))
+    assert words == ["lift the green cube", "lift the red cube"]
     assert "2 demonstrations" in capfd.readouterr().out
     with pytest.raises(SystemExit):
-        main(arguments)
-    assert "holds bags already" in capfd.readouterr().err
+        main([*arguments[:-1], "16"])
+    assert "was begun with image_size 32, not 16: expected the same options" in capfd.readouterr().err
+    progress = json.loads((out / "record.json").read_text())
+    lost = next(path for path in out.glob("part_*") if words[0] in [e.instruction for e in read_episodes(path)])
+    shutil.rmtree(lost)
+    (out / "record.json").write_text(json.dumps(progress | {"done": [0], "kept": 1}))
+    asked = []
+    monkeypatch.setattr(recorder, "outcomes", lambda *given: asked.append(given[1]) or outcomes(*given))
+    assert main(arguments) == 0
+    assert [piece.numbers for piece in asked[0]] == [(1,)], "the first is done"
+    again = sorted(episode.instruction for path in out.glob("part_*") for episode in read_episodes(path))
+    assert again == words and json.loads((out / "record.json").read_text()) == progress | {"done": [0, 1]}
+
+
+def test_ctrl_c_ends_with_the_episodes_under_way(tmp_path, monkeypatch, capfd):
+    options = ["--out", str(tmp_path / "out"), "--episodes", "60", "--workers", "1", "--image-size", "16"]
+
+    def in_this_process(work, pieces, workers):
+        for index, piece in enumerate(pieces):
+            yield Outcome(index, work(piece))
+
+    def pretended(path, tasks, numbers, seed, report, size, policy, stopped):
+        path.mkdir()
+        for number in numbers:
+            if stopped():
+                return
+            report(True)
+            if number == 30:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(recorder, "outcomes", in_this_process)
+    monkeypatch.setattr(recorder, "record", pretended)
+    assert main(options) == 130
+    assert "the same command goes on with the rest" in capfd.readouterr().err
+    known = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert known["done"] == list(range(31)) and known["kept"] == 31 and not (tmp_path / "out" / "stop").exists()
+    assert main(options) == 0
+    assert sorted(json.loads((tmp_path / "out" / "record.json").read_text())["done"]) == list(range(60))
 
 
 def test_all_tasks_get_as_many_episodes(tmp_path):
@@ -265,4 +311,4 @@ def test_scenes_kept_for_evaluation_are_not_shown(tmp_path, seed, episodes, capf
 def test_counts_below_one_are_refused(tmp_path, option, capfd):
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path / "out"), option, "0"])
-    assert f"{option} is 0, expected 1 or more" in capfd.readouterr().err
+    assert f"{option} is 0, expected a value in [1, " in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -18,21 +19,26 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from tiny import tiny
 
-from grids_ros.data.bags import BagWriter
+from grids_ros import cli
+from grids_ros.data.reader import BagReader
 from grids_ros.data.settings import find_topics, read
-from grids_ros.data.source import Source
+from grids_ros.data.writer import BagWriter
 from grids_ros.datatypes import Observation, Pose
 from grids_ros.parameters import ParameterError
+from grids_ros.pieces import outcomes
 from grids_ros.policy.checkpoint import save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, names, parse
-from grids_ros.replay.bag import replay as run_bag
-from grids_ros.replay.film import STILLS, Film
-from grids_ros.replay.policies import Policies, load
-from grids_ros.replay.run import Turns
-from grids_ros.replay.ticks import Clockwork, Span
-from grids_ros.replay.variants import Variant
+from grids_ros.replay import __main__ as replay_command
+from grids_ros.replay.__main__ import DAMAGED, NOTHING, SCORED, UNUSABLE, WORSE, jobs, main, names
+from grids_ros.replay.bag_replay import replay as run_bag
+from grids_ros.replay.finished import Finished
+from grids_ros.replay.options import SCORED_BAGS
+from grids_ros.replay.overlay_video import REPORT_FRAMES, OverlayVideo
+from grids_ros.replay.policy_process import InferenceRequest, PolicyProcess, load
+from grids_ros.replay.replayed_session import ReplayedSession
+from grids_ros.replay.ticks import Span, Tick, TickGenerator
+from grids_ros.replay.variants import Variant, variants
 
 HORIZON = 6  # of the tiny policy
 HOME = Pose((0.45, 0.0, 0.3), DOWN)
@@ -41,8 +47,7 @@ PROBED = ("--other-instruction", "lift the green cube")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    nested, folder = tiny(), tmp_path_factory.mktemp("checkpoint") / "tiny"
-    nested.provenance["stages"] = [{"nested": [2]}]
+    nested, folder = tiny(budgets=(2, 4)), tmp_path_factory.mktemp("checkpoint") / "tiny"
     save(nested, folder)
     return folder
 
@@ -140,9 +145,9 @@ def test_the_new_bag_has_the_original_messages_and_the_chunks_of_the_policy(scor
 def observations(bag, cameras) -> list:
     """What a policy is shown of a bag, at the nodes' defaults."""
     settings = read(None, {}, {})
-    with Source(bag) as source:
-        clockwork = Clockwork(source, find_topics(source, settings, cameras), cameras, settings.policy)
-        ticks = clockwork.ticks(Span(source.start_ns, source.end_ns))
+    with BagReader(bag) as source:
+        generator = TickGenerator(source, find_topics(source, settings, cameras), cameras, settings.policy)
+        ticks = generator.ticks(Span(source.start_ns, source.end_ns))
         return [tick.observation for tick in ticks if tick.observation]
 
 
@@ -183,34 +188,33 @@ def test_fewer_tokens_are_the_first_of_the_coordinates(checkpoint):
     np.testing.assert_allclose(two, four[:2], atol=1e-6)
 
 
-def test_what_the_nodes_parameters_say_of_tokens_and_merging_is_scored(checkpoint, monkeypatch, tmp_path):
+def test_what_the_nodes_parameters_say_of_tokens_is_scored(checkpoint, monkeypatch, tmp_path):
     """The report is of the policy that would run, not of the checkpoint as it is."""
-    given = ["bag", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "-p", "tokens:=2", "-p", "merge:=1"]
-    (job,) = jobs(parse(given))
+    given = ["bag", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "-p", "tokens:=2"]
+    (job,) = jobs(cli.parse("replay", given))
     (variant,) = job.variants
     assert variant.tokens == "2" and variant.label.endswith("K=2")
-    asked = {}
-    monkeypatch.setattr(Policy, "load", classmethod(lambda cls, *all_: asked.update(merge=all_[4]) or Policy_()))
-    load(variant, job.settings.policy)
-    assert asked == {"merge": 1}
     with pytest.raises(ParameterError, match="'tokens' is auto"):
-        jobs(parse([*given, "-p", "tokens:=auto"]))
+        jobs(cli.parse("replay", [*given, "-p", "tokens:=auto"]))
 
 
-class Policy_:
-    instructions = ()
+def test_precisions_are_compared_and_reach_the_policy(checkpoint):
+    found = variants([checkpoint], precisions=["auto", "bfloat16"])
+    assert [variant.label for variant in found] == [f"{checkpoint.name} auto", f"{checkpoint.name} bfloat16"]
+    policy, _ = load(found[1], DEFAULTS)
+    assert all("bfloat16 products" in reason for reason in policy.products.values())
 
 
 def test_policies_whose_process_ends_are_named(checkpoint):
-    with Policies([Variant("tiny", checkpoint)], DEFAULTS, 1) as policies:
-        policies.ask(_observation(), {"tiny": ""})
-        assert policies.answers()["tiny"].output.chunk.positions.shape == (HORIZON, 3)
-        assert policies.answers() == {}
+    with PolicyProcess([Variant("tiny", checkpoint)], DEFAULTS, 1) as policies:
+        policies.submit(_observation(), {"tiny": InferenceRequest()})
+        assert policies.replies()["tiny"].output.chunk.positions.shape == (HORIZON, 3)
+        assert policies.replies() == {}
         (process,) = multiprocessing.active_children()
         process.kill()
         process.join()
         with pytest.raises(CheckpointError, match="the process of tiny ended with -9"):
-            policies.ask(_observation(), {"tiny": ""})
+            policies.submit(_observation(), {"tiny": InferenceRequest()})
 
 
 def _observation():
@@ -321,7 +325,8 @@ def test_a_camera_faster_than_the_inferences_is_followed_from_one_to_the_next(tm
 
 def test_bags_of_one_name_are_told_apart(tmp_path, bag, checkpoint):
     copy = shutil.copytree(bag, tmp_path / bag.name)
-    options = parse([str(bag), str(copy), "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--range", "0:0.5"])
+    given = [str(bag), str(copy), "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--range", "0:0.5"]
+    options = cli.parse("replay", given)
     todo = jobs(options)
     assert [job.name for job in todo] == ["1_arm", "2_arm"] and len({job.film for job in todo}) == 2
     assert run_bag(todo[1]).name == "2_arm"
@@ -348,6 +353,45 @@ def test_several_bags_run_in_processes_and_a_bad_one_does_not_hide_the_good_ones
     one, two = (entry["position_mm"] for entry in summary["episodes"]["tiny"])
     assert one == two
     assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"overlay_arm.mp4", "overlay_copy.mp4"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_second_start_goes_on_with_the_bags_that_are_left(tmp_path, bag, checkpoint, monkeypatch, capfd):
+    copy, out = shutil.copytree(bag, tmp_path / "copy"), tmp_path / "out"
+    asked = [bag, copy, "--checkpoint", checkpoint, "--range", "0:1", "--workers", "1"]
+    begun = []
+
+    def watched(work, pieces, workers):
+        begun.append([piece.name for piece in pieces])
+        for outcome in outcomes(work, pieces, workers):
+            yield outcome
+            if len(begun) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(replay_command, "outcomes", watched)
+    assert replay(out, *asked)[0] == 130
+    assert "1 bags are scored, a second start goes on with the others" in capfd.readouterr().err
+    _, summary = replay(out, *asked)
+    assert begun[0] == ["arm", "copy"] and len(begun[1]) == 1
+    kept, fresh = (entry["position_mm"] for entry in summary["episodes"]["tiny"])
+    assert kept == fresh and not (out / SCORED_BAGS).exists(), "the report holds them all"
+
+
+def test_a_result_of_other_options_or_files_is_not_used(tmp_path, bag, checkpoint):
+    copy = shutil.copytree(bag, tmp_path / "copy")
+    given = [str(copy), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--range", "0:1"]
+    (job,), finished = jobs(cli.parse("replay", given)), Finished(tmp_path / "out")
+    result = run_bag(job)
+    finished.keep(job, result)
+    known = finished.find(job)
+    assert known is not None and known.overlay_frames == result.overlay_frames
+    for label, episodes in result.statistics.items():
+        for number, one in episodes.items():
+            assert known.statistics[label][number].figures() == one.figures()
+    assert finished.find(dataclasses.replace(job, latency_s=0.1)) is None
+    (next(copy.glob("*.mcap"))).touch()
+    assert finished.find(job) is None, "the bag has changed"
 
 
 def test_another_robots_bag_is_scored_against_its_measured_motion(tmp_path, checkpoint):
@@ -379,7 +423,10 @@ def test_images_of_changing_size_are_scored_and_noted(tmp_path, checkpoint):
         for step in range(20):
             write_step(bag, START + step * PERIOD, step)
             if step == 10:
-                bag.image("base", START + step * PERIOD + 1000, picture("base", step)[:48])
+                for name in CAMERAS:
+                    bag.image(
+                        name, START + step * PERIOD + PERIOD // 2, picture(name, step)[: 48 if name == "base" else 96]
+                    )
     code, summary = replay(tmp_path / "out", tmp_path / "bag", "--checkpoint", checkpoint, "-p", "rate_hz:=10.0")
     assert code == SCORED
     assert summary["bags"][0]["notes"] == ["images of camera 'base' changed size: 128x48, 128x96"]
@@ -394,7 +441,10 @@ def test_an_instruction_that_the_policy_does_not_know_is_named_and_nothing_is_sc
 
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, capsys):
     def refused(*arguments) -> tuple[int, str]:
-        code, _ = replay(tmp_path / "out", *arguments)
+        try:
+            code, _ = replay(tmp_path / "out", *arguments)
+        except SystemExit as ended:  # of what the command line itself says
+            code = ended.code
         return code, capsys.readouterr().err
 
     with BagWriter(tmp_path / "silent"):
@@ -404,11 +454,11 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path, bag, checkpoint, caps
     front = ("-r", "camera/base/image_raw:=/front")
     joints = ("-r", "camera/base/image_raw:=joint_states")
     for expected, said, arguments in (
-        (UNUSABLE, "nowhere does not exist", [bag, "--checkpoint", tmp_path / "nowhere"]),
+        (UNUSABLE, "nowhere, expected an existing folder", [bag, "--checkpoint", tmp_path / "nowhere"]),
         (UNUSABLE, "trained with 2 or 4", [bag, "--checkpoint", checkpoint, "--tokens", "8"]),
         (UNUSABLE, "compared with itself", [bag, "--checkpoint", checkpoint, checkpoint]),
         (UNUSABLE, "expected from:=to", [bag, "--checkpoint", checkpoint, "--remap", "a=b"]),
-        (UNUSABLE, "expected YAML", [bag, "--checkpoint", checkpoint, "-p", "finger_joints:=[a, b"]),
+        (UNUSABLE, "is no YAML", [bag, "--checkpoint", checkpoint, "-p", "finger_joints:=[a, b"]),
         (UNUSABLE, "the baseline has x, y; this run has tiny", [bag, "--checkpoint", checkpoint, "--baseline", others]),
         (UNUSABLE, "'rate_hz' is 'fast'", [bag, "--checkpoint", checkpoint, "-p", "rate_hz:=fast"]),
         (NOTHING, "silent is empty", [tmp_path / "silent", "--checkpoint", checkpoint]),
@@ -432,13 +482,13 @@ def test_an_option_that_makes_no_sense_is_refused(option, bag, checkpoint, capsy
 
 
 def test_the_pictures_kept_for_the_report_are_bounded_however_long_the_bag(tmp_path):
-    with Film(tmp_path / "film.mp4", 5.0, ("base",), ("a",), 0) as film:
-        for number in range(10 * STILLS):
+    with OverlayVideo(tmp_path / "film.mp4", 5.0, ("base",), ("a",), 0) as film:
+        for number in range(10 * REPORT_FRAMES):
             seen = SimpleNamespace(images={"base": picture("base", number % 20)[:32, :32]})
             film.add(SimpleNamespace(now_ns=number, observation=seen, instruction="lift", episode=0), {})
         film.wait()
-        assert film.frames == 10 * STILLS and STILLS // 2 <= len(film.stills) < STILLS
-        times = np.array([still.time_s for still in film.stills])
+        assert film.frames == 10 * REPORT_FRAMES and REPORT_FRAMES // 2 <= len(film.overlay_frames) < REPORT_FRAMES
+        times = np.array([frame.time_s for frame in film.overlay_frames])
         assert np.allclose(np.diff(times), np.diff(times)[0])
 
 
@@ -447,15 +497,15 @@ def test_the_pictures_kept_for_the_report_are_bounded_however_long_the_bag(tmp_p
 )
 def test_of_a_slow_camera_it_infers_as_often_as_the_node(rate_hz, camera_hz, latency_s, inferences):
     """In ten seconds: from each image once, and never while busy; a tick that was missed uses no image up."""
-    turns, asked = Turns(latency_s, ()), []
+    session, asked = ReplayedSession(latency_s, ()), []
+    chunk = SimpleNamespace(stamp_ns=0, end_ns=0)
     for i in range(10 * rate_hz):
         now_ns = round(1e9 * i / rate_hz)
         stamp_ns = round(1e9 * (i * camera_hz // rate_hz) / camera_hz)
-        tick = SimpleNamespace(
-            now_ns=now_ns, episode=0, back=False, instruction="lift", observation=SimpleNamespace(stamp_ns=stamp_ns)
-        )
-        turn = turns.at(tick)
-        if turn.infers:
+        seen = SimpleNamespace(stamp_ns=stamp_ns)
+        tick = Tick(now_ns, 0, "lift", (), seen, (), {}, instructions=((0, "lift"),) if i == 0 else ())
+        session_step = session.at(tick)
+        if session_step.inference is not None:
             asked.append(stamp_ns)
-            turns.answered(turn, SimpleNamespace(output=SimpleNamespace(latency_s={"total": latency_s})))
+            session.completed(session_step, SimpleNamespace(output=SimpleNamespace(chunk=chunk, latency_s={})))
     assert len(asked) == len(set(asked)) == inferences

@@ -17,10 +17,10 @@ from std_msgs.msg import String
 from tiny import save_tiny
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
+from grids_ros.data.reader import BagReader
 from grids_ros.data.settings import find_topics, read
-from grids_ros.data.source import Source
 from grids_ros.policy.runtime import Policy
-from grids_ros.replay.ticks import Clockwork, Span
+from grids_ros.replay.ticks import Span, TickGenerator
 from grids_ros.ros import conversions, policy_node, qos
 
 STEPS = 8
@@ -34,12 +34,12 @@ TYPES = {
 
 
 def replayed(bag, checkpoint) -> dict:
-    """Stamp to (observation, chunk), from replay's own clockwork."""
+    """Stamp to (observation, chunk), from replay's own generator."""
     policy, settings = Policy.load(checkpoint), read(None, {"rate_hz": "20.0"}, {})
     found = {}
-    with Source(bag) as source:
+    with BagReader(bag) as source:
         topics = find_topics(source, settings, policy.cameras)
-        for tick in Clockwork(source, topics, policy.cameras, settings.policy).ticks(
+        for tick in TickGenerator(source, topics, policy.cameras, settings.policy).ticks(
             Span(source.start_ns, source.end_ns)
         ):
             if tick.observation is not None:

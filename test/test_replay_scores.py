@@ -8,20 +8,20 @@ import cv2
 import numpy as np
 import pytest
 from recording import DOWN
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 from grids_ros.control.defaults import FOLLOWER
 from grids_ros.control.limits import BINDING
-from grids_ros.data.source import BagError
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
-from grids_ros.replay import judge, look
+from grids_ros.parameters import PolicyParameters
+from grids_ros.replay import metrics, sampling_motion
+from grids_ros.replay.annotated_bag import _windows
+from grids_ros.replay.episode_statistics import EpisodeStatistics, without_values
 from grids_ros.replay.findings import BAD, FAIR, GOOD, findings
-from grids_ros.replay.recorded import KEPT_NS, Recorded, Series, interpolate
-from grids_ros.replay.shadow import Shadow
+from grids_ros.replay.recorded_motion import KEPT_NS, RecordedMotion, Series
+from grids_ros.replay.shadow_follower import ShadowFollower
 from grids_ros.replay.summary import BaselineError, added, regressions
-from grids_ros.replay.tally import Tally, kind
 from grids_ros.replay.ticks import AFTER_NS, BEFORE_NS, Span
-from grids_ros.replay.written import _windows
 
 START = 100 * NANOSECONDS
 STEPS = 12
@@ -40,12 +40,13 @@ def stamped(ns: int, position, quaternion=DOWN, frame: str = "base"):
     )
 
 
-ARM = {"finger_joints": ("a", "b"), "base_frame": "base"}
+ARM = PolicyParameters(finger_joints=("a", "b"), base_frame="base")
+IN_WORLD = PolicyParameters(finger_joints=("a", "b"), base_frame="world")
 
 
-def recorded_line(speed: float = 0.1, until_s: float = 2.0, gap=(9.0, 9.0)) -> Recorded:
+def recorded_line(speed: float = 0.1, until_s: float = 2.0, gap=(9.0, 9.0)) -> RecordedMotion:
     """target_pose along y at `speed` [m/s], 100 Hz, without those inside `gap` [s]."""
-    recorded = Recorded(("target_pose", "gripper_command"), ARM)
+    recorded = RecordedMotion(("target_pose", "gripper_command"), ARM)
     for tick in range(round(until_s * 100)):
         seconds = tick / 100
         if not gap[0] < seconds < gap[1]:
@@ -65,7 +66,7 @@ HOME = Pose((0.5, 0.0, 0.3), DOWN)
 
 
 def test_a_chunk_that_is_the_recorded_motion_has_no_error_and_standing_still_has_its_length():
-    errors = judge.errors(chunk_along(), HOME, recorded_line())
+    errors = metrics.errors(chunk_along(), HOME, recorded_line())
     np.testing.assert_allclose(errors["position_mm"], 0.0, atol=1e-6)
     np.testing.assert_allclose(errors["rotation_deg"], 0.0, atol=1e-6)
     np.testing.assert_allclose(errors["gripper_mm"], 0.0)
@@ -73,49 +74,37 @@ def test_a_chunk_that_is_the_recorded_motion_has_no_error_and_standing_still_has
 
 
 def test_offsets_and_turns_are_measured_in_millimetres_and_degrees():
-    errors = judge.errors(chunk_along(offset=(0.003, 0.0, 0.004), turn_deg=7.0, opening=0.05), HOME, recorded_line())
+    errors = metrics.errors(chunk_along(offset=(0.003, 0.0, 0.004), turn_deg=7.0, opening=0.05), HOME, recorded_line())
     np.testing.assert_allclose(errors["position_mm"], 5.0)
     np.testing.assert_allclose(errors["rotation_deg"], 7.0)
     np.testing.assert_allclose(errors["gripper_mm"], 30.0)
 
 
 def test_steps_that_the_recording_does_not_cover_count_for_nothing():
-    beyond = judge.errors(chunk_along(), HOME, recorded_line(until_s=0.62))["position_mm"]
+    beyond = metrics.errors(chunk_along(), HOME, recorded_line(until_s=0.62))["position_mm"]
     np.testing.assert_array_equal(np.isfinite(beyond), TIMES < 0.62)
-    across = judge.errors(chunk_along(), HOME, recorded_line(gap=(0.35, 0.75)))["position_mm"]
+    across = metrics.errors(chunk_along(), HOME, recorded_line(gap=(0.35, 0.75)))["position_mm"]
     np.testing.assert_array_equal(np.isfinite(across), (TIMES < 0.35) | (TIMES > 0.75))
 
 
 def test_steps_after_the_end_of_the_episode_count_for_nothing():
-    errors = judge.errors(chunk_along(), HOME, recorded_line(), until_ns=START + 650_000_000)
+    errors = metrics.errors(chunk_along(), HOME, recorded_line(), until_ns=START + 650_000_000)
     for name in ("position_mm", "rotation_deg", "gripper_mm", "still_mm"):
         np.testing.assert_array_equal(np.isfinite(errors[name]), TIMES < 0.65)
 
 
-def test_interpolation_is_scipys_slerp_and_holds_at_the_ends():
-    generator = np.random.default_rng(0)
-    stamps = np.array([0.0, 0.3, 1.0, 1.1])
-    turns, positions = Rotation.random(4, random_state=1), generator.normal(size=(4, 3))
-    at = np.array([0.0, 0.1, 0.3, 0.77, 1.05, 1.1])
-    moved, turned = interpolate(stamps, positions, turns.as_quat(), at)
-    assert ((turned * Slerp(stamps, turns)(at).inv()).magnitude() < 1e-9).all()
-    np.testing.assert_allclose(moved[:, 0], np.interp(at, stamps, positions[:, 0]))
-    outside, _ = interpolate(stamps, positions, turns.as_quat(), np.array([-1.0, 9.0]))
-    np.testing.assert_allclose(outside, positions[[0, -1]])
-
-
 def test_jerk_is_the_third_derivative():
-    assert judge.jerk(np.outer(TIMES**2, (1.0, 2.0, 0.0)), TIMES) == pytest.approx(0.0, abs=1e-9)
-    assert judge.jerk(np.outer(TIMES**3, (0.0, 1.0, 0.0)), TIMES) == pytest.approx(6.0)
-    assert np.isnan(judge.jerk(np.zeros((3, 3)), TIMES[:3]))
+    assert metrics.jerk(np.outer(TIMES**2, (1.0, 2.0, 0.0)), TIMES) == pytest.approx(0.0, abs=1e-9)
+    assert metrics.jerk(np.outer(TIMES**3, (0.0, 1.0, 0.0)), TIMES) == pytest.approx(6.0)
+    assert np.isnan(metrics.jerk(np.zeros((3, 3)), TIMES[:3]))
 
 
 def test_chunks_that_continue_each_other_agree_and_others_are_apart_by_what_they_are():
     later = START + 2 * NANOSECONDS // 10
-    assert judge.disagreement(chunk_along(at=later), chunk_along()) == pytest.approx((0.0, 0.0), abs=1e-5)
-    apart = judge.disagreement(chunk_along(at=later, offset=(0.0, 0.0, 0.02), turn_deg=3.0), chunk_along())
+    assert metrics.disagreement(chunk_along(at=later), chunk_along()) == pytest.approx((0.0, 0.0), abs=1e-5)
+    apart = metrics.disagreement(chunk_along(at=later, offset=(0.0, 0.0, 0.02), turn_deg=3.0), chunk_along())
     assert apart == pytest.approx((20.0, 3.0))
-    assert np.isnan(judge.disagreement(chunk_along(at=START + 5 * NANOSECONDS), chunk_along())).all()
+    assert np.isnan(metrics.disagreement(chunk_along(at=START + 5 * NANOSECONDS), chunk_along())).all()
 
 
 def test_a_series_forgets_what_is_old_and_starts_afresh_when_stamps_go_back():
@@ -134,30 +123,34 @@ def test_points_that_ride_on_the_picture_do_not_slip():
     generator = np.random.default_rng(0)
     scene = cv2.GaussianBlur(generator.integers(0, 255, (140, 140, 3)).astype(np.uint8), (0, 0), 3)
     scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
-    flow = look.Flow()
+    flow = sampling_motion.OpticalFlow()
     assert flow.to(scene[10:106, 10:106]) is None
     moved = flow.to(scene[10:106, 7:103])  # the picture goes 3 px to the right
     points = np.array([[0.4, 0.4], [0.5, 0.6], [0.6, 0.5]])
-    shift = np.array([3.0 / look.FLOW_SIDE, 0.0])
-    moving, picture, slip = look.motion(points + shift, points, moved)
+    shift = np.array([3.0 / sampling_motion.FLOW_SIDE, 0.0])
+    moving, picture, slip = sampling_motion.motion(points + shift, points, moved)
     assert moving == pytest.approx(3.0 / 96) and picture == pytest.approx(3.0 / 96, rel=0.15)
     assert slip < 0.2 * picture
-    assert look.motion(points, points, moved)[2] == pytest.approx(picture)
+    assert sampling_motion.motion(points, points, moved)[2] == pytest.approx(picture)
     flow.forget()
     assert flow.to(scene[:96, :96]) is None
 
 
 def test_spread_and_collapse():
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    assert look.spread(corners) == pytest.approx(np.sqrt(0.5)) and not look.collapsed(corners)
-    assert look.spread(np.full((4, 2), 0.3)) == 0.0 and np.isnan(look.spread(np.full((1, 2), 0.3)))
-    assert look.collapsed(np.array([[0.99, 0.99], [0.98, 0.97], [0.5, 0.5], [0.2, 0.3]]))
-    assert not look.collapsed(np.array([[0.99, 0.5], [0.98, 0.4], [0.5, 0.01], [0.2, 0.3]]))  # an edge is no corner
+    assert sampling_motion.spread(corners) == pytest.approx(np.sqrt(0.5)) and not sampling_motion.collapsed(corners)
+    assert sampling_motion.spread(np.full((4, 2), 0.3)) == 0.0 and np.isnan(
+        sampling_motion.spread(np.full((1, 2), 0.3))
+    )
+    assert sampling_motion.collapsed(np.array([[0.99, 0.99], [0.98, 0.97], [0.5, 0.5], [0.2, 0.3]]))
+    assert not sampling_motion.collapsed(
+        np.array([[0.99, 0.5], [0.98, 0.4], [0.5, 0.01], [0.2, 0.3]])
+    )  # an edge is no corner
 
 
-def shadowed(chunk: ActionChunk, poses_for_s: float = 1.0) -> Shadow:
+def shadowed(chunk: ActionChunk, poses_for_s: float = 1.0) -> ShadowFollower:
     """A second of the follower under one chunk, the arm standing at HOME."""
-    shadow = Shadow(FOLLOWER, "base", START)
+    shadow = ShadowFollower(FOLLOWER, "base", START)
     shadow.send(chunk, START)
     for tick in range(1, 11):
         now = START + tick * NANOSECONDS // 10
@@ -171,17 +164,17 @@ def test_the_shadow_says_which_limits_a_chunk_would_have_met():
     calm = shadowed(chunk_along(speed=0.02))
     assert calm.ticks == 100 and not calm.limited and not calm.held and not calm.refused
     fast = shadowed(chunk_along(speed=1.0))
-    assert fast.limited["speed"] and fast.limited["lead"] and not fast.limited["workspace"]
+    assert fast.limited["speed"] and fast.limited["tracking_error"] and not fast.limited["workspace"]
     assert fast.largest_cut_mm > 100.0
     assert shadowed(chunk_along(speed=0.3)).limited["acceleration"]  # it starts at rest
     low = shadowed(chunk_along(speed=0.0, offset=(0.0, 0.0, -0.30)))
-    assert shadowed(chunk_along(speed=0.0, offset=(0.26, 0.0, 0.0))).limited["lead"]
-    assert low.limited["lead"] and low.limited["any"] <= low.ticks
+    assert shadowed(chunk_along(speed=0.0, offset=(0.26, 0.0, 0.0))).limited["tracking_error"]
+    assert low.limited["tracking_error"] and low.limited["any"] <= low.ticks
 
 
 def test_the_limit_that_acts_most_often_is_named():
     for worst in BINDING:
-        acted = tally(10.0)
+        acted = statistics(10.0)
         acted.shadow_ticks = 10
         acted.limited.update({**dict.fromkeys(BINDING, 2), worst: 4, "any": 5})
         shares = acted.figures()["limits"]["share_of_ticks"]
@@ -195,7 +188,12 @@ def test_the_shadow_holds_where_the_follower_would_and_counts_what_it_refuses():
     late = shadowed(chunk_along(at=START - 5 * NANOSECONDS))
     assert late.refused["chunk ended: every step has passed"] == 1
     ahead = "chunk is stamped 0.100 s in the future, limit 0.05 s"
-    assert kind(ahead) == "chunk is stamped in the future, limit 0.05 s"
+    assert without_values(ahead) == "chunk is stamped in the future, limit 0.05 s"
+    beyond = "joint j4 at {} is beyond its limits of -3.072 to -0.070"
+    assert without_values(beyond.format("-3.147")) == without_values(beyond.format("0.021"))
+    assert "limits of -3.072 to -0.070" in without_values(beyond.format("-3.147")), "the limits are no reading"
+    off = "forward kinematics puts tool {} mm and {} rad from current_pose, expected at most 30 mm and 0.15 rad"
+    assert without_values(off.format(41, "0.02")) == without_values(off.format(35, "0.20"))
 
 
 def test_a_pause_in_the_recording_is_no_hold_of_the_followers():
@@ -209,28 +207,30 @@ def test_a_pause_in_the_recording_is_no_hold_of_the_followers():
 def test_a_follower_that_never_gets_a_chunk_in_time_has_held_throughout():
     late = shadowed(chunk_along(at=START - 5 * NANOSECONDS))
     assert late.ticks == sum(late.held.values()) == 100
-    made = tally(10.0)
+    made = statistics(10.0)
     made.shadow_ticks = late.ticks
     made.held.update(late.held)
     figures = made.figures()
     assert figures["limits"]["held_share"] == 1.0
     said = [finding for finding in findings(figures, {}) if "would have held" in finding.text]
     assert [finding.level for finding in said] == [BAD] and "no chunk could be followed" in said[0].text
-    unknown = tally(10.0).figures()
+    unknown = statistics(10.0).figures()
     assert unknown["limits"]["held_share"] is None and not any("limits" in f.text for f in findings(unknown, {}))
 
 
 def test_targets_in_another_frame_are_no_reference():
-    recorded = Recorded(("target_pose",), {**ARM, "base_frame": "world"})
-    with pytest.raises(BagError, match="target_pose is in frame 'base', expected 'world': see base_frame"):
-        recorded.add("target_pose", START, stamped(START, HOME.position))
-    measured = Recorded(("current_pose",), {**ARM, "base_frame": "world"})
+    recorded = RecordedMotion(("target_pose",), IN_WORLD)
+    recorded.add("target_pose", START, stamped(START, HOME.position))
+    count, why = recorded.passed_over["target_pose"]
+    assert count == 1 and "target_pose is in frame 'base', expected 'world'" in why
+    assert "0 messages on target_pose have a pose that can be used" in recorded.why_unknown()
+    measured = RecordedMotion(("current_pose",), IN_WORLD)
     measured.add("current_pose", START, stamped(START, HOME.position))
     assert measured.motion_at(np.array([START]))[2].tolist() == [False]
 
 
 def test_targets_without_a_stamp_count_from_when_they_were_received():
-    recorded = Recorded(("target_pose",), ARM)
+    recorded = RecordedMotion(("target_pose",), ARM)
     for tick in range(100):
         recorded.add("target_pose", START + tick * 10_000_000, stamped(0, (0.01 * tick, 0.0, 0.3)))
     positions, _, known = recorded.motion_at(START + np.array([105_000_000, 2 * NANOSECONDS]))
@@ -238,15 +238,15 @@ def test_targets_without_a_stamp_count_from_when_they_were_received():
 
 
 def test_a_grip_that_was_told_in_the_hands_own_numbers_is_read_in_metres():
-    recorded = Recorded(("target_pose", "gripper_command"), ARM, gripper_scale=12.5)
+    recorded = RecordedMotion(("target_pose", "gripper_command"), ARM, gripper_scale=12.5)
     for ns, told in ((START, 1.0), (START + 10**8, np.nan), (START + 2 * 10**8, 0.0)):
         recorded.add("gripper_command", ns, SimpleNamespace(data=[told]))
     np.testing.assert_allclose(recorded.grip_at(START + 10**8 * np.array([0, 1, 2])), [0.08, 0.08, 0.0])
 
 
 def test_a_motion_that_is_known_nowhere_says_why():
-    assert Recorded(("target_pose",), ARM).why_unknown().startswith("0 messages on target_pose")
-    sparse = Recorded(("target_pose",), ARM)
+    assert RecordedMotion(("target_pose",), ARM).why_unknown().startswith("0 messages on target_pose")
+    sparse = RecordedMotion(("target_pose",), ARM)
     for tick in range(10):
         ns = START + tick * NANOSECONDS // 5
         sparse.add("target_pose", ns, stamped(ns, HOME.position))
@@ -262,8 +262,8 @@ def test_overlapping_ranges_are_copied_once():
     assert windows == [(10 - before, 30 + after), (100 - before, 101 + after)]
 
 
-def tally(position: float, still: float = 50.0) -> Tally:
-    made = Tally()
+def statistics(position: float, still: float = 50.0) -> EpisodeStatistics:
+    made = EpisodeStatistics()
     for name, row in (
         ("time_s", [0.0]),
         ("position_mm", [position, position]),
@@ -275,8 +275,8 @@ def tally(position: float, still: float = 50.0) -> Tally:
 
 
 def test_tallies_add_up_and_unknown_steps_do_not_count():
-    total = tally(10.0)
-    total += tally(30.0)
+    total = statistics(10.0)
+    total += statistics(30.0)
     figures = total.figures()
     assert figures["inferences"] == 2 and figures["position_mm"]["mean"] == 20.0
     assert figures["rotation_deg"]["by_step"] == [1.0, None] and figures["jerk_m_s3"]["chunks"] is None
@@ -286,13 +286,13 @@ def test_tallies_add_up_and_unknown_steps_do_not_count():
 
 def test_a_baseline_is_undercut_by_more_than_the_tolerance_only():
     def overall(position, label="a"):
-        return {"overall": {label: tally(position).figures()}}
+        return {"overall": {label: statistics(position).figures()}}
 
     assert not regressions(overall(10.5), overall(10.0), tolerance=0.1)
     (worse, p95) = regressions(overall(12.0, "b"), overall(10.0), tolerance=0.1)
     assert worse == "b: position_mm.mean is 12, was 10" and "p95" in p95
     assert not regressions(overall(2.0), overall(10.0), tolerance=0.0)
-    (lost, *_) = regressions({"overall": {"a": Tally().figures()}}, overall(10.0), 0.1)
+    (lost, *_) = regressions({"overall": {"a": EpisodeStatistics().figures()}}, overall(10.0), 0.1)
     assert "could not be measured" in lost
     two = {"overall": {"x": {}, "y": {}}}
     with pytest.raises(BaselineError, match="the baseline has x, y; this run has a"):
@@ -301,7 +301,7 @@ def test_a_baseline_is_undercut_by_more_than_the_tolerance_only():
 
 @pytest.mark.parametrize(("silent", "level"), [(1, FAIR), (8, BAD)])
 def test_ticks_that_gave_no_chunk_are_said_first_and_are_worse_than_a_baseline(silent, level):
-    whole, part = tally(10.0), tally(10.0)
+    whole, part = statistics(10.0), statistics(10.0)
     whole.ticks = part.ticks = 10
     part.silent = silent
     part.not_ready.update({"camera 'wrist': no image yet": silent, "gripper: too old": 1})
@@ -316,7 +316,7 @@ def test_ticks_that_gave_no_chunk_are_said_first_and_are_worse_than_a_baseline(s
 
 @pytest.mark.parametrize(("frames", "levels"), [(1, [GOOD]), (10, [FAIR]), (60, [BAD])])
 def test_a_corner_is_worth_a_word_when_the_points_are_often_there(frames, levels):
-    made = tally(10.0)
+    made = statistics(10.0)
     for frame in range(100):
         for name, value in (("collapsed", frame < frames), ("spread", 0.3), ("moved", 0.1), ("picture", 0.1)):
             made.rows.add(f"{name}/base", [value])
@@ -325,20 +325,20 @@ def test_a_corner_is_worth_a_word_when_the_points_are_often_there(frames, levels
 
 
 def test_a_single_point_looks_at_one_place_and_that_is_no_fault():
-    made = tally(10.0)
-    for name, value in (("collapsed", 0.0), ("spread", look.spread(np.array([[0.4, 0.6]])))):
+    made = statistics(10.0)
+    for name, value in (("collapsed", 0.0), ("spread", sampling_motion.spread(np.array([[0.4, 0.6]])))):
         made.rows.add(f"{name}/base", [value])
     assert not any("Camera base" in finding.text for finding in findings(made.figures(), {}))
 
 
 def test_findings_say_whether_the_policy_beats_an_arm_that_stands_still():
-    assert findings(tally(10.0).figures(), {})[0].level == GOOD
-    worse = findings(tally(60.0).figures(), {})[0]
+    assert findings(statistics(10.0).figures(), {})[0].level == GOOD
+    worse = findings(statistics(60.0).figures(), {})[0]
     assert worse.level == BAD and "worse than doing nothing" in worse.text
-    assert findings(Tally().figures(), {})[0].level == BAD
+    assert findings(EpisodeStatistics().figures(), {})[0].level == BAD
 
 
 @pytest.mark.parametrize(("p99", "misses", "level"), [(80.0, 0, GOOD), (80.0, 1, FAIR), (300.0, 9, BAD)])
 def test_one_late_inference_is_a_warning_and_a_policy_slower_than_its_rate_an_alarm(p99, misses, level):
     timings = {"inference_ms": {"p99": p99}, "deadline_misses": misses, "rate_hz": 5.0}
-    assert findings(tally(10.0).figures(), timings)[-1].level == level
+    assert findings(statistics(10.0).figures(), timings)[-1].level == level

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ros_harness import private_domain
 
-from grids_ros.ros.managed import FAILED
+from grids_ros.ros.managed import FAILED, REFUSED
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
@@ -48,18 +48,20 @@ assert not any(name.startswith(("dds.udp", "dds.ev")) for name in threads), thre
 
 
 HANGS = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading, time, types
 from grids_ros.ros import policy_node
 hung = threading.Event()
 policy_node.PATIENCE_S = 0.2
 class Fake:
-    cameras, budgets, tokens_per_camera = ("base",), (4,), 4
+    cameras, budgets, tokens_per_camera, products = ("base",), (4,), 4, {}
+    backend, refused_backends = "eager", []
+    joints, contract = (), "a fake"
     use_tokens = check_tokens = warm_up = lambda *_: None
+    def infer(self, observation, **_):
+        hung.set()
+        time.sleep(1000.0)
 policy_node.Policy.load = lambda *_, **__: Fake()
-def observe(*_):
-    hung.set()
-    time.sleep(1000.0)
-policy_node.Streams.observe = observe
+policy_node.PolicyInputs.observe = lambda *_: types.SimpleNamespace(stamp_ns=1)
 def interrupt():
     hung.wait()
     os.kill(os.getpid(), signal.SIGINT)
@@ -80,7 +82,7 @@ def test_ctrl_c_ends_a_policy_whose_inference_hangs():
 def test_nodes_that_were_active_leave_nothing_behind_in_a_process_that_goes_on(checkpoint):
     environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain())}
     command = [sys.executable, "-c", EMBEDDED, str(checkpoint)]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
 
 
@@ -88,5 +90,26 @@ def test_nodes_that_were_active_leave_nothing_behind_in_a_process_that_goes_on(c
 def test_no_dds_thread_outlives_the_node(node):
     environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain())}
     command = [sys.executable, "-c", PROGRAM, f"grids_ros.ros.{node}"]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (["--params-file", "/nonexistent"], {}, "'--params-file /nonexistent'"),
+        (["-r", "__ns:=9x"], {}, "'-r __ns:=9x'"),
+        (["--log-level", "nonsense"], {}, "'--log-level nonsense'"),
+        (["--nonsense"], {}, "['--nonsense']"),
+        ([], {"ROS_LOG_DIR": "/proc/nowhere"}, "Failed to create log directory '/proc/nowhere'"),
+        ([], {"HOME": "/proc/nowhere", "ROS_LOG_DIR": ""}, "Failed to create log directory '/proc/nowhere"),
+    ],
+)
+def test_what_rcl_cannot_start_with_is_one_line_and_a_refusal(arguments, settings, said):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(private_domain()), **settings}
+    command = [sys.executable, "-m", "grids_ros.ros.follower_node", "--ros-args", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == REFUSED
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("cannot start: ") and said in last
+    assert "Traceback" not in ran.stderr and ".c:" not in last and ".cpp:" not in last

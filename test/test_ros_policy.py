@@ -7,30 +7,41 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fakes import stands_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grids_ros.policy.runtime import Policy
 
 pytest.importorskip("rclpy", reason="the ROS layer needs rclpy")
 
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Transform
 from rclpy.parameter import Parameter
-from ros_harness import HOME, Arm, Cameras, altered_pose, say, until
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
+from ros_harness import HOME, Arm, Cameras, Ros, altered_pose, say, undocumented, until
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from grids_ros.datatypes import ActionChunk, PolicyOutput, Pose
+from grids_ros.diagnostic_keys import KEYS, MODEL, OBSERVING, OVERHEAD, PREPROCESSING, percentile
+from grids_ros.observation.images import ImageError, to_rgb
 from grids_ros.policy.errors import InputError
-from grids_ros.ros import conversions, policy_node, qos
+from grids_ros.ros import conversions, display, policy_node, qos
+from grids_ros.ros.inputs import SerializedImage
+from grids_ros.ros.policy_statistics import STAGES, PolicyStatistics
 
 NAME = "grids_policy"
 COORDINATES = np.array([[0.5, 0.5], [0.0, 1.0]])
 
 
+@stands_for(Policy)
 class FakePolicy:
     """Moves 1 cm along y; keeps what it was shown. `gate` cleared makes it wait, `error` makes it fail.
 
@@ -39,6 +50,10 @@ class FakePolicy:
 
     cameras = ("base", "wrist")
     tokens_per_camera, budgets = 2, (2,)
+    products: dict[str, str] = {}
+    joints: tuple[str, ...] = ()
+    contract = "a fake"
+    backend, refused_backends = "eager", ["backend 'recorded' is not used: it is off"]
 
     def __init__(self):
         self.seen, self.continuations = [], []
@@ -56,7 +71,7 @@ class FakePolicy:
     def check_tokens(self, tokens: int) -> None:
         pass
 
-    def infer(self, observation, seed: int = 0, continuation=None) -> PolicyOutput:
+    def infer(self, observation, seed=None, continuation=None) -> PolicyOutput:
         self.seen.append(observation)
         self.continuations.append(continuation)
         self.gate.wait(20.0)
@@ -99,6 +114,10 @@ def node(ros, policy, arm, cameras, chunks):
     ros.activate(started)
     until(lambda: ros.diagnostics(NAME), "diagnostics")
     return started
+
+
+def test_a_backend_that_failed_its_check_is_shown(node, policy):
+    assert node.diagnostic_values()["Backend"] == f"eager; {policy.refused_backends[0]}"
 
 
 def flowing(chunks) -> None:
@@ -166,12 +185,12 @@ def test_a_new_instruction_drops_the_chunk_that_is_being_computed_for_the_old_on
     assert silent(chunks, 0.1)
     before = len(chunks)
     instruction.publish(String(data="lift the blue cube"))
-    until(lambda: node.diagnostic_values()["instruction"] == "lift the blue cube", "the new instruction")
+    until(lambda: node.diagnostic_values()["Instruction"] == "lift the blue cube", "the new instruction")
     policy.gate.set()
     flowing(chunks)
     obedient = {seen.stamp_ns for seen in policy.seen if seen.instruction == "lift the blue cube"}
     assert {conversions.to_ns(chunk.header.stamp) for chunk in chunks[before:]} <= obedient
-    assert node.diagnostic_values()["chunks_dropped"] == 1
+    assert node.diagnostic_values()["Chunks dropped"] == 1
 
 
 def test_with_rtc_chunks_go_on_from_the_last_and_a_new_instruction_starts_afresh(ros, policy, arm, cameras, chunks):
@@ -221,8 +240,8 @@ def test_an_inference_that_is_late_is_counted_and_never_queued(ros, node, policy
     say(ros, "lift the red cube")
     flowing(chunks)
     policy.gate.clear()
-    misses = node.diagnostic_values()["deadline_misses"]
-    until(lambda: node.diagnostic_values()["deadline_misses"] >= misses + 5, "deadline misses")
+    misses = node.diagnostic_values()["Deadline misses"]
+    until(lambda: node.diagnostic_values()["Deadline misses"] >= misses + 5, "deadline misses")
     ros.wait_for_reason(NAME, "the inference has not ended for")
     begun = len(policy.seen)
     policy.gate.set()
@@ -266,10 +285,8 @@ def test_images_that_stand_still_with_the_clock_are_told_of(ros, node, policy, c
     """A simulation that is paused: nothing grows old, and nothing is new."""
     say(ros, "lift the red cube")
     flowing(chunks)
-    seen = policy.seen[-1]
-    until(lambda: node._last_stamp_ns >= seen.stamp_ns, "its chunk")
-    still = replace(seen, stamp_ns=node._last_stamp_ns)
-    monkeypatch.setattr(node._streams, "observe", lambda *_: replace(still, stamp_ns=node._last_stamp_ns))
+    last = policy.seen[-1]
+    monkeypatch.setattr(node._configured.inputs, "observe", lambda *_: last)
     ros.wait_for_reason(NAME, "s no newer image of every camera")
 
 
@@ -287,9 +304,9 @@ def test_of_parameters_that_are_set_at_once_none_is_taken_when_one_is_refused(ro
     both = [Parameter("tokens", value=1), Parameter("rate_hz", value=10.0)]
     refused = node.set_parameters_atomically(both)
     assert not refused.successful and "'rate_hz' is read on configure" in refused.reason
-    assert node.diagnostic_values()["tokens_reason"] == "no deadline was missed"
-    assert node.get_parameter("tokens").value == 0 and node._budget.tokens == 2
-    assert node.set_parameters_atomically(both[:1]).successful and node._budget.tokens == 1
+    assert node.diagnostic_values()["Tokens reason"] == "no deadline was missed"
+    assert node.get_parameter("tokens").value == 0 and node._configured.budget.tokens == 2
+    assert node.set_parameters_atomically(both[:1]).successful and node._configured.budget.tokens == 1
 
 
 @pytest.mark.parametrize(("faster", "settled"), [(True, 2), (False, 4)])
@@ -301,15 +318,15 @@ def test_tokens_auto_goes_where_chunks_are_in_time_or_learns_that_nothing_helps(
     node = ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, tokens="auto")
     ros.activate(node)
     say(ros, "lift the red cube")
-    until(lambda: node.diagnostic_values()["tokens_per_camera"] == 2, "fewer tokens on trial", 20.0)
+    until(lambda: node.diagnostic_values()["Tokens per camera"] == 2, "fewer tokens on trial", 20.0)
     said = "4 missed the deadline" if faster else "fewer are no faster"
-    until(lambda: said in node.diagnostic_values()["tokens_reason"], "a decision", 20.0)
+    until(lambda: said in node.diagnostic_values()["Tokens reason"], "a decision", 20.0)
     flowing(chunks)
-    until(lambda: node.diagnostic_values()["tokens_per_camera"] == settled, "the number decided on", 20.0)
+    until(lambda: node.diagnostic_values()["Tokens per camera"] == settled, "the number decided on", 20.0)
     assert node.set_parameters_atomically([Parameter("tokens", value=2)]).successful
-    until(lambda: node.diagnostic_values()["tokens_reason"] == "no deadline was missed", "a number that was set")
+    until(lambda: node.diagnostic_values()["Tokens reason"] == "no deadline was missed", "a number that was set")
     flowing(chunks)
-    assert node.diagnostic_values()["tokens_per_camera"] == 2
+    assert node.diagnostic_values()["Tokens per camera"] == 2
     assert node.set_parameters_atomically([Parameter("tokens", value="auto")]).successful
     refused = node.set_parameters_atomically([Parameter("tokens", value="some")])
     assert not refused.successful and "an integer in [0, 4096], or auto" in refused.reason
@@ -415,13 +432,88 @@ def test_a_gripper_that_is_never_heard_of_is_not_made_up(ros, policy, arm, camer
     assert not policy.seen and not chunks
 
 
-def test_a_bug_in_the_policy_is_said_and_ends_the_spinning_instead_of_being_swallowed(ros, node, policy):
+def test_an_inference_that_fails_costs_its_observation_and_is_logged_once(ros, node, policy, chunks, monkeypatch):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    logged = []
+    monkeypatch.setattr(type(node.get_logger()), "error", lambda self, message, **_: logged.append(message))
+    policy.error = ZeroDivisionError("a bug")
+    status = ros.wait_for_reason(NAME, "inference failed: ZeroDivisionError: a bug")
+    assert status.level == b"\x02"
+    until(lambda: node.diagnostic_values()["Inferences failed"] >= 3, "more failures")
+    policy.error = None
+    failed = [seen.stamp_ns for seen in policy.seen[-3:]]
+    ros.wait_for_reason(NAME, "publishing chunks")
+    flowing(chunks)
+    assert len([message for message in logged if "Traceback" in message]) == 1
+    assert len(set(failed)) == 3, "each failure used up its observation"
+    assert ros.under_test.error is None
+
+
+def test_many_failures_in_a_row_end_the_process(ros, node, policy, monkeypatch):
+    ended = []
+    monkeypatch.setattr(policy_node, "MAX_FAILURES", 3)
+    monkeypatch.setattr(node.context, "try_shutdown", lambda: ended.append(node.exit_code))
     policy.error = ZeroDivisionError("a bug")
     say(ros, "lift the red cube")
-    until(lambda: ros.under_test.error, "the executor to end")
-    assert isinstance(ros.under_test.error, ZeroDivisionError)
-    until(lambda: "ZeroDivisionError: a bug" in ros.diagnostics(NAME).message, "diagnostics")
-    assert ros.diagnostics(NAME).level == b"\x02"
+    until(lambda: ended, "the end")
+    assert ended[0] == 1 and len(policy.seen) == 3
+
+
+@pytest.fixture
+def elsewhere(ros):
+    """Another process, as far as DDS can tell."""
+    other = Ros()
+    yield other
+    other.close()
+
+
+def test_two_nodes_that_publish_instructions_are_named_and_nothing_is_done(ros, node, chunks, elsewhere):
+    """Even if both have one name, as when a launch file was started twice."""
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    publisher = say(elsewhere, "lift the blue cube")
+    ros.wait_for_reason(NAME, "instruction: published by 2 nodes, expected one: /bench, /bench")
+    assert silent(chunks)
+    elsewhere.bench.destroy_publisher(publisher)
+    flowing(chunks)
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "raw"])
+def test_the_type_of_image_that_is_published_is_subscribed_to(ros, policy, arm, chunks, elsewhere, compressed):
+    topics = [f"eye/{name}{'' if compressed else '/compressed'}" for name in ("base", "wrist")]
+    Cameras(elsewhere, compressed=compressed, topics=topics)
+    ros.activate(ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0, camera_topics=topics))
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    assert policy.seen[-1].images["base"].shape == (24, 32, 3)
+
+
+def test_publishers_that_cannot_be_heard_are_named(ros, policy, cameras, chunks, elsewhere):
+    ros.activate(ros.start(policy_node.PolicyNode, checkpoint="fake", rate_hz=20.0))
+    volatile = QoSProfile(depth=1, durability=DurabilityPolicy.VOLATILE)
+    ros.publisher(String, "instruction", volatile).publish(String(data="lift the red cube"))
+    elsewhere.publisher(Transform, "current_pose", qos.MEASURED)
+    ros.wait_for_reason(NAME, "/bench publishes /instruction with a QoS that does not match")
+    ros.wait_for_reason(NAME, "/current_pose as geometry_msgs/msg/Transform, expected geometry_msgs/msg/PoseStamped")
+    assert not chunks
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m.pose.position, "x", 1e38), "current_pose has 1e+38 m"),
+        (lambda m: setattr(m.pose.position, "x", 1.7e308), "current_pose has 1.7e+308 m"),
+        (lambda m: setattr(m.pose.orientation, "w", 1.7e308), "not normalised"),
+    ],
+)
+def test_absurd_poses_end_nothing(ros, node, arm, chunks, change, said):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    arm.pose_message = altered_pose(arm, change)
+    ros.wait_for_reason(NAME, said)
+    arm.pose_message = arm.honest_pose
+    flowing(chunks)
 
 
 def test_sampled_points_lie_where_the_camera_says_and_the_overlay_is_drawn_only_when_watched(
@@ -429,7 +521,7 @@ def test_sampled_points_lie_where_the_camera_says_and_the_overlay_is_drawn_only_
 ):
     drawn = []
     monkeypatch.setattr(
-        policy_node.overlay, "draw", lambda image, at, caption=None: drawn.append(caption) or np.array(image)
+        display.overlay, "draw", lambda image, at, caption=None: drawn.append(caption) or np.array(image)
     )
     infos = ros.publisher(CameraInfo, "camera/base/camera_info", qos.NEWEST)
     matrix = np.array([[40.0, 0.0, 16.0], [0.0, 20.0, 12.0], [0.0, 0.0, 1.0]])
@@ -487,3 +579,61 @@ def test_settings_that_cannot_work_fail_the_configuration_with_the_cause(ros, po
     node = ros.start(policy_node.PolicyNode, **{"checkpoint": "fake", **settings})
     assert node.trigger_configure().name == "FAILURE"
     ros.wait_for_reason(NAME, said)
+
+
+def test_a_name_that_is_no_topic_is_refused_before_the_checkpoint_is_loaded(ros):
+    node = ros.start(
+        policy_node.PolicyNode, checkpoint="/nowhere", camera_topics=["/front camera/image", "/wrist/image"]
+    )
+    assert node.trigger_configure().name == "FAILURE"
+    ros.wait_for_reason(NAME, "'camera_topics' has '/front camera/image', expected a ROS name")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.integers(0, 9), st.booleans())
+def test_an_image_is_read_without_a_copy_as_rclpy_reads_it(words, width, big):
+    message = Image(height=2, width=width, encoding=words[::-1], is_bigendian=int(big), step=3 * width)
+    message.header.frame_id, message.data = words, bytes(range(6 * width))
+    image = SerializedImage(Image, serialize_message(message))
+    for name in ("height", "width", "encoding", "is_bigendian", "step"):
+        assert getattr(image, name) == getattr(message, name)
+    assert bytes(image.data) == bytes(message.data) and image.header.frame_id == words
+
+
+@pytest.mark.parametrize("end", [20, 30, 40, 60])
+def test_an_image_that_ends_early_is_refused(end):
+    message = Image(height=4, width=4, encoding="rgb8", step=12, data=bytes(48))
+    with pytest.raises(ImageError, match="ends early"):
+        _ = SerializedImage(Image, serialize_message(message)[:end]).data
+
+
+@pytest.mark.parametrize("end", [20, 26, 33, 38])
+def test_a_compressed_image_that_is_cut_behind_its_header_is_an_error_of_its_camera(end):
+    message = CompressedImage(format="jpeg", data=bytes(48))
+    message.header.frame_id = "camera"
+    image = SerializedImage(CompressedImage, serialize_message(message)[:end])
+    with pytest.raises(ImageError, match=f"image of {end} bytes cannot be decoded"):
+        to_rgb(image)
+
+
+def test_the_stages_of_an_inference_but_the_model_are_its_overhead():
+    statistics = PolicyStatistics()
+    statistics.began_s = time.perf_counter() - 1.0
+    output = PolicyOutput(
+        ActionChunk(0, [0.1], [HOME.position], [HOME.quaternion], [0.0]), {}, {"preprocess": 0.125, "model": 0.25}
+    )
+    statistics.sent(output, statistics.began_s + 0.5)
+    values = {name: statistics.values()[percentile(name, 50)] for name in (*STAGES, OVERHEAD)}
+    assert values[OBSERVING] == pytest.approx(500.0)
+    assert values[PREPROCESSING] == pytest.approx(125.0) and values[MODEL] == pytest.approx(250.0)
+    assert values[OVERHEAD] == pytest.approx(sum(values[name] for name in STAGES) - values[MODEL])
+
+
+def test_the_diagnostics_have_the_keys_of_the_reference(ros, node, chunks):
+    say(ros, "lift the red cube")
+    flowing(chunks)
+    assert set(node.diagnostic_values()) == set(KEYS[NAME])
+
+
+def test_the_reference_names_its_topics_and_their_profiles(node):
+    assert undocumented(node) == []

@@ -12,13 +12,17 @@ from rclpy.parameter import Parameter
 from ros_harness import until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
+from visualization_msgs.msg import Marker, MarkerArray
 
 from grids_ros.datatypes import Pose
-from grids_ros.images import to_rgb
-from grids_ros.ros import conversions, qos
-from grids_ros.ros.sim_node import SimNode
+from grids_ros.kinematics import Kinematics
+from grids_ros.observation.images import to_rgb
+from grids_ros.parameters import PolicyParameters
+from grids_ros.ros import conversions, markers, qos
+from grids_ros.ros.sim_node import OBJECTS, SimNode, object_frame
+from grids_ros.sim.mujoco_model import ARM_JOINTS
 
 
 @pytest.fixture
@@ -35,8 +39,9 @@ def test_it_publishes_what_a_real_arm_with_two_cameras_does(ros, poses):
     infos = {name: ros.collect(CameraInfo, f"camera/{name}/camera_info", qos.NEWEST) for name in images}
     joints = ros.collect(JointState, "joint_states", qos.MEASURED)
     objects = ros.collect(PoseArray, "object_poses", qos.MEASURED)
+    urdfs = ros.collect(String, "robot_description", qos.LATCHED)
     ros.start(SimNode, image_size=64)
-    until(lambda: joints and objects and all(images.values()) and all(infos.values()), "every topic")
+    until(lambda: joints and objects and urdfs and all(images.values()) and all(infos.values()), "every topic")
     until(lambda: len(poses) > 20, "poses")
     stamps = [conversions.to_ns(message.header.stamp) for message in poses]
     assert (np.diff(stamps) > 0).all()
@@ -44,6 +49,16 @@ def test_it_publishes_what_a_real_arm_with_two_cameras_does(ros, poses):
         0.08, abs=0.01
     )
     assert len(objects[0].poses) == 4
+    arm = Kinematics(urdfs[-1].data, ARM_JOINTS, "base", "tool")
+
+    def at_one_time():
+        at = {conversions.to_ns(joint.header.stamp): joint for joint in joints}
+        pairs = ((pose, at.get(conversions.to_ns(pose.header.stamp))) for pose in reversed(poses))
+        return next((pair for pair in pairs if pair[1]), None)
+
+    pose, joint = until(at_one_time, "a pose and joints of the same time")
+    placed = arm.pose(arm.read(dict(zip(joint.name, joint.position, strict=True))))
+    np.testing.assert_allclose(placed.position, pose_of(pose).position, atol=1e-6)
     for name, (message, info) in {n: (images[n][-1], infos[n][-1]) for n in images}.items():
         assert message.header.frame_id == info.header.frame_id == f"{name}_camera_optical_frame"
         assert to_rgb(message).shape == (64, 64, 3) and to_rgb(message).std() > 5.0
@@ -74,6 +89,22 @@ def test_it_goes_where_target_pose_says_and_ignores_what_is_no_pose(ros, poses):
         until(lambda count=count: len(poses) > count + 20, "more poses")
     assert np.linalg.norm(pose_of(poses[-1]).position - goal.position) < 0.005
     assert sum(joints[-1].position[-2:]) < 0.01
+
+
+def test_viewers_get_the_table_and_the_objects_once_and_they_move_with_their_frames(ros):
+    shown = ros.collect(MarkerArray, "object_shapes", qos.LATCHED)
+    ros.start(SimNode, image_size=32)
+    drawn = until(lambda: shown, "shapes")[0].markers
+    assert len({marker.id for marker in drawn}) == len(drawn)
+    for marker in drawn:
+        assert marker.ns == markers.SCENE and marker.frame_locked and marker.color.a == 1.0
+        assert marker.lifetime.sec == marker.header.stamp.sec == 0
+    frames = {marker.header.frame_id: marker for marker in drawn}
+    assert set(frames) == {"base", *(object_frame(name) for name in OBJECTS)}
+    red, table = frames[object_frame("red")], frames["base"]
+    assert (red.scale.x, red.scale.y, red.scale.z) == pytest.approx((0.04, 0.04, 0.04))
+    assert red.type == Marker.CUBE and red.color.r > 2 * red.color.g and red.pose.position.z == 0.0
+    assert table.pose.position.z + table.scale.z / 2 == pytest.approx(PolicyParameters().table_height)
 
 
 def test_reset_places_the_objects_anew_and_the_same_seed_places_them_the_same(ros):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inference import POSE, inputs, observation, ours
 from scipy.spatial.transform import Rotation
-from test_policy import POSE, inputs, observation, ours
 from tiny import tiny
 
-from grids_ros.control.continuity import QUANTILE, Continuation, Continuity, Standstill
-from grids_ros.control.timeline import gripper_at, pose_at
+from grids_ros.control.continuity import QUANTILE, CommandMotion, Continuation, Continuity
+from grids_ros.control.trajectory import Trajectory, gripper_at
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
 from grids_ros.policy import rtc
 from grids_ros.policy.rtc import Guidance, guidance_weight, previous_actions, soft_mask, steps_at
@@ -43,7 +43,7 @@ def test_many_instants_at_once_are_the_same_as_one_by_one(n, seed, at_ms):
     stamps = 10**18 + MS * np.array(at_ms)
     positions, quaternions, gripper = steps_at(chunk, stamps, 0.1)
     for i, stamp in enumerate(stamps.tolist()):
-        pose = pose_at(chunk, stamp)
+        pose = Trajectory.of_chunk(chunk).pose_at(stamp)
         np.testing.assert_allclose(positions[i], pose.position, atol=1e-12)
         assert abs(quaternions[i] @ pose.quaternion) == pytest.approx(1.0, abs=1e-9)
         assert gripper[i] == gripper_at(chunk, stamp - 50 * MS), "an opening holds from one step to the next"
@@ -151,7 +151,7 @@ def test_a_chunk_goes_on_from_the_one_before_and_tells_the_arm_the_same_poses():
     now = dataclasses.replace(observation(), stamp_ns=230 * MS, pose=pose)
     chunk = policy.infer(now, continuation=Continuation(before, 0.31)).chunk
     for step in range(4):  # 310 ms in steps of 100 ms
-        wanted = pose_at(before, now.stamp_ns + (step + 1) * 100 * MS)
+        wanted = Trajectory.of_chunk(before).pose_at(now.stamp_ns + (step + 1) * 100 * MS)
         np.testing.assert_allclose(chunk.positions[step], wanted.position, atol=1e-5)
         assert (Rotation.from_quat(chunk.quaternions[step]) * _turn(wanted).inv()).magnitude() < 1e-5
     free = policy.infer(now).chunk
@@ -173,7 +173,7 @@ def test_the_previous_chunk_means_the_same_after_time_has_passed_and_the_tool_ha
     now = dataclasses.replace(observation(), stamp_ns=ms * MS, pose=pose)
     actions, mask = previous_actions(Continuation(before, delay), now, 12, 0.1)
     for i in range(12):
-        wanted = pose_at(before, now.stamp_ns + (i + 1) * 100 * MS)
+        wanted = Trajectory.of_chunk(before).pose_at(now.stamp_ns + (i + 1) * 100 * MS)
         np.testing.assert_allclose(pose.position + actions[i, :3], wanted.position, atol=1e-9)
         meant = Rotation.from_rotvec(actions[i, 3:6]) * _turn(pose)
         assert (meant * _turn(wanted).inv()).magnitude() < 1e-6
@@ -238,12 +238,12 @@ def test_a_chunk_goes_on_only_from_one_that_is_being_followed():
 
 
 def test_a_follower_that_repeats_its_pose_stands_still():
-    commands = Standstill()
-    assert commands.since(), "none was sent"
+    commands = CommandMotion()
+    assert not commands.moved_since_last_call(), "none was sent"
     for x in (0.1, 0.1, 0.1 + 1e-9):
-        commands.see((x, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
-    assert not commands.since() and commands.since()
-    commands.see((0.1 + 1e-9, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
-    assert commands.since()
-    commands.see((0.1 + 1e-9, 0.0, 0.3), (0.0, 1.0, 0.0, 0.0))
-    assert not commands.since(), "a turn is motion too"
+        commands.update((x, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+    assert commands.moved_since_last_call() and not commands.moved_since_last_call()
+    commands.update((0.1 + 1e-9, 0.0, 0.3), (1.0, 0.0, 0.0, 0.0))
+    assert not commands.moved_since_last_call()
+    commands.update((0.1 + 1e-9, 0.0, 0.3), (0.0, 1.0, 0.0, 0.0))
+    assert commands.moved_since_last_call(), "a turn is motion too"

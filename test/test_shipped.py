@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grids_ros.evaluate.__main__ import FIRST_SEED
-from grids_ros.evaluate.episode import Result, play
+from grids_ros.evaluate.episode import EpisodeResult, rollout
+from grids_ros.evaluate.options import FIRST_SEED
 from grids_ros.policy.runtime import Policy
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import LIFT_TASKS, TASKS
@@ -45,7 +45,11 @@ def test_it_lifts_the_cube_that_it_is_told_to(policy):
     """The same scene under each instruction, so that only the words can tell which cube to take."""
     scene = Scene()
     results = [
-        next(event for event in play(policy, scene, task, FIRST_SEED, repeat(0.06)) if isinstance(event, Result))
+        next(
+            event
+            for event in rollout(policy, scene, task, FIRST_SEED, repeat(0.06))
+            if isinstance(event, EpisodeResult)
+        )
         for task in LIFT_TASKS
     ]
     assert sum(result.success for result in results) >= 2

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import Pose
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.scene import DOWN, FINGER_SPEED, Scene
 from grids_ros.sim.servo import PERIOD_S, ArmServo
 from grids_ros.sim.variation import Variation
@@ -57,13 +57,17 @@ def scene(shared) -> Scene:
     return shared
 
 
-@pytest.mark.parametrize("xml", [model.arm_xml(), model.scene_xml(64, Variation())], ids=["servo", "scene"])
+@pytest.mark.parametrize(
+    "xml", [mujoco_model.arm_xml(), mujoco_model.scene_xml(64, Variation())], ids=["servo", "scene"]
+)
 def test_kinematics_are_those_of_the_data_sheet(xml):
     arm = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(arm)
-    addresses = [arm.joint(name).qposadr[0] for name in model.ARM_JOINTS]
-    low, high = np.array(model.POSITION_LIMITS).T
-    np.testing.assert_allclose(np.array([arm.joint(name).range for name in model.ARM_JOINTS]), np.stack([low, high], 1))
+    addresses = [arm.joint(name).qposadr[0] for name in mujoco_model.ARM_JOINTS]
+    low, high = np.array(mujoco_model.POSITION_LIMITS).T
+    np.testing.assert_allclose(
+        np.array([arm.joint(name).range for name in mujoco_model.ARM_JOINTS]), np.stack([low, high], 1)
+    )
     for joints in np.random.default_rng(0).uniform(low, high, (50, 7)):
         data.qpos[addresses] = joints
         mujoco.mj_kinematics(arm, data)
@@ -82,10 +86,10 @@ def test_resets_repeat_and_differ_and_keep_objects_apart(shared):
             assert 0.35 < positions[first][0] < 0.70 and abs(positions[first][1]) < 0.25
             for second in positions:
                 apart = np.linalg.norm(positions[first][:2] - positions[second][:2])
-                assert first == second or apart > model.CUBE_SIDE * np.sqrt(2)
-        for colour in model.COLOURS:
-            assert positions[colour][2] == pytest.approx(model.CUBE_SIDE / 2, abs=2e-3)
-        assert shared.time_s == 0.0 and shared.gripper_opening() == pytest.approx(model.MAX_OPENING, abs=2e-3)
+                assert first == second or apart > mujoco_model.CUBE_SIDE * np.sqrt(2)
+        for colour in mujoco_model.COLOURS:
+            assert positions[colour][2] == pytest.approx(mujoco_model.CUBE_SIDE / 2, abs=2e-3)
+        assert shared.time_s == 0.0 and shared.gripper_opening() == pytest.approx(mujoco_model.MAX_OPENING, abs=2e-3)
         seen.add(tuple(positions["red"].round(4)))
     assert len(seen) == 40
     shared.reset(7)
@@ -115,13 +119,15 @@ def test_a_distant_target_is_approached_within_the_joint_speeds(scene):
         scene.step(None, None, PERIOD_S)
         joints = scene.joint_positions()[:7]
         speed = np.abs(joints - last) / PERIOD_S
-        assert (speed < 1.15 * np.array(model.VELOCITY_LIMITS)).all(), "the arm lags its servo, it does not teleport"
+        assert (speed < 1.15 * np.array(mujoco_model.VELOCITY_LIMITS)).all(), (
+            "the arm lags its servo, it does not teleport"
+        )
         moved, last = moved + np.abs(joints - last).sum(), joints
     assert moved > 0.5
 
 
 def test_an_unreachable_target_leaves_the_arm_within_its_limits(scene):
-    low, high = np.array(model.POSITION_LIMITS).T
+    low, high = np.array(mujoco_model.POSITION_LIMITS).T
     for position in ([3.0, 0.0, 0.5], [0.0, 0.0, 0.1], [0.5, 0.0, -0.5]):
         scene.step(Pose(position, DOWN), None, 1.5)
         joints = scene.joint_positions()[:7]
@@ -133,7 +139,7 @@ def test_an_unreachable_target_leaves_the_arm_within_its_limits(scene):
 
 def test_the_servo_alone_converges_from_home():
     target = Pose([0.5, 0.1, 0.2], DOWN)
-    joints = ArmServo().solve(target, np.array(model.HOME))
+    joints = ArmServo().solve(target, np.array(mujoco_model.HOME))
     np.testing.assert_allclose(forward_kinematics(joints)[:3, 3], target.position, atol=2e-3)
 
 
@@ -145,11 +151,11 @@ def test_steps_of_any_length_add_up(scene):
 
 def test_the_fingers_take_their_time_and_stay_in_their_range(scene):
     scene.step(None, -1.0, 0.4)
-    assert scene.gripper_opening() == pytest.approx(model.MAX_OPENING - 0.4 * FINGER_SPEED, abs=0.008)
+    assert scene.gripper_opening() == pytest.approx(mujoco_model.MAX_OPENING - 0.4 * FINGER_SPEED, abs=0.008)
     scene.step(None, None, 0.8)
     assert 0.0 <= scene.gripper_opening() < 0.002 and scene.gripper_target == 0.0
     scene.step(None, 5.0, 1.2)
-    assert scene.gripper_opening() == pytest.approx(model.MAX_OPENING, abs=0.002)
+    assert scene.gripper_opening() == pytest.approx(mujoco_model.MAX_OPENING, abs=0.002)
 
 
 def test_a_push_moves_the_arm_but_never_asks_for_a_new_task(scene):
@@ -157,10 +163,10 @@ def test_a_push_moves_the_arm_but_never_asks_for_a_new_task(scene):
     scene.push(np.array([0.06, -0.05, 0.03]), 0.3, 0.5)
     moved = scene.tool_pose().position - before
     assert moved[0] > 0.02 and moved[1] < -0.015
-    assert scene.gripper_target == model.MAX_OPENING
+    assert scene.gripper_target == mujoco_model.MAX_OPENING
 
 
-@pytest.mark.parametrize("camera", model.CAMERAS)
+@pytest.mark.parametrize("camera", mujoco_model.CAMERAS)
 def test_a_cube_is_seen_where_intrinsics_and_extrinsics_say(scene, camera):
     """Projects each cube with K and the optical frame's pose, and looks at the colour of that pixel."""
     channel = {"red": 0, "green": 1, "blue": 2}
@@ -169,7 +175,7 @@ def test_a_cube_is_seen_where_intrinsics_and_extrinsics_say(scene, camera):
         scene.reset(seed)
         view, matrix = scene.camera_pose(camera), scene.camera_intrinsics(camera)
         image = scene.render(camera).astype(int)
-        for colour in model.COLOURS:
+        for colour in mujoco_model.COLOURS:
             centre = scene.object_positions()[colour]
             ray = matrix @ Rotation.from_quat(view.quaternion).inv().apply(centre - view.position)
             assert ray[2] > 0.0, "in front of the camera"
@@ -208,7 +214,7 @@ def test_physics_works_without_opengl_and_the_first_image_says_what_is_missing()
         "try:\n    scene.render('base')\nexcept RenderError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "MUJOCO_GL": "no-such-backend"}
-    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=99)
     assert result.returncode == 0, result.stderr
     moves, message = result.stdout.strip().splitlines()
     assert moves == "moves True"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grids_ros.datatypes import Pose
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.expert import PERIOD_S, Expert
 from grids_ros.sim.scene import DOWN, Scene
 from grids_ros.sim.tasks import (
@@ -50,7 +50,7 @@ def test_the_expert_lifts_the_cube_that_is_named_and_no_other(scene, task):
     for seed in (101, 102, 103):
         scene.reset(seed)
         assert perform(scene, task), f"seed {seed}"
-        assert [colour for colour in model.COLOURS if lifted(scene, colour)] == [task.colour]
+        assert [colour for colour in mujoco_model.COLOURS if lifted(scene, colour)] == [task.colour]
 
 
 def test_the_expert_recovers_from_pushes_and_from_a_lost_cube(scene):
@@ -65,7 +65,7 @@ def test_the_expert_recovers_from_pushes_and_from_a_lost_cube(scene):
         if events and scene.time_s >= events[0][0]:
             events.pop(0)[1]()
         if not dropped and lifted(scene, "green"):
-            scene.step(None, model.MAX_OPENING, 0.4)
+            scene.step(None, mujoco_model.MAX_OPENING, 0.4)
             dropped.append(scene.object_positions()["green"][2])
 
     assert perform(scene, LIFT_TASKS[1], limit_s=14.0, disturb=disturb)
@@ -80,7 +80,7 @@ def test_the_expert_has_no_memory_and_bounded_leads(scene):
         fresh, fresh_opening = (second if tick % 2 else Expert(LIFT_TASKS[0])).act(scene)
         np.testing.assert_array_equal(target.position, fresh.position)
         np.testing.assert_array_equal(target.quaternion, fresh.quaternion)
-        assert opening == fresh_opening and 0.0 <= opening <= model.MAX_OPENING
+        assert opening == fresh_opening and 0.0 <= opening <= mujoco_model.MAX_OPENING
         assert np.linalg.norm(target.position - scene.tool_pose().position) < 0.05
         scene.step(target, opening, PERIOD_S)
 
@@ -97,7 +97,7 @@ def test_a_cube_on_the_table_between_the_fingers_is_not_lifted(scene):
     assert scene.grasped("blue") and not lifted(scene, "blue")
     scene.step(Pose([*scene.tool_pose().position[:2], 0.2], scene.tool_pose().quaternion), None, 2.0)
     assert lifted(scene, "blue") and not scene.grasped("red")
-    scene.step(None, model.MAX_OPENING, 0.25)
+    scene.step(None, mujoco_model.MAX_OPENING, 0.25)
     assert not lifted(scene, "blue"), "a cube that nobody holds is not lifted, wherever it is"
 
 
@@ -144,7 +144,7 @@ def test_the_expert_puts_the_cube_where_the_words_say(scene, task):
     scene.reset(111)
     assert not placed(scene, *task.objects)
     assert perform(scene, task) and task.wrong(scene) == ()
-    others = [name for name in model.OBJECTS if name not in task.objects]
+    others = [name for name in mujoco_model.OBJECTS if name not in task.objects]
     assert not any(placed(scene, task.colour, name) for name in others)
     before = scene.object_positions()[task.colour]
     for _ in range(40):
@@ -165,7 +165,7 @@ def test_the_expert_takes_its_time_over_the_target_and_comes_straight_down(scene
         if scene.grasped(task.colour) and np.linalg.norm(apart[:2]) < 0.06:
             target, _ = Expert(task).act(scene)
             leads.append(np.linalg.norm(target.position - scene.tool_pose().position))
-            if apart[2] < model.CUBE_SIDE + 0.03:
+            if apart[2] < mujoco_model.CUBE_SIDE + 0.03:
                 aside.append(np.linalg.norm(apart[:2]))
 
     assert perform(scene, task, disturb=watch)
@@ -186,7 +186,7 @@ def test_the_expert_recovers_when_cube_and_target_are_shoved_and_the_cube_is_los
         if events and scene.time_s >= events[0][0]:
             events.pop(0)[1]()
         if not lost and lifted(scene, task.colour):
-            scene.step(None, model.MAX_OPENING, 0.4)
+            scene.step(None, mujoco_model.MAX_OPENING, 0.4)
             lost.append(scene.time_s)
 
     assert perform(scene, task, limit_s=14.0, disturb=disturb) and lost and not events
@@ -230,8 +230,8 @@ def test_the_geometry_of_being_in_place():
     assert in_place(bowl + [0.03, 0.0, 0.026], "bowl", bowl)
     assert not in_place(bowl + [0.07, 0.0, 0.026], "bowl", bowl), "beside it"
     assert not in_place(bowl + [0.0, 0.0, 0.09], "bowl", bowl), "above it"
-    assert in_place(cube + [0.0, 0.015, model.CUBE_SIDE], "green", cube)
-    assert not in_place(cube + [0.0, 0.025, model.CUBE_SIDE], "green", cube), "about to fall"
+    assert in_place(cube + [0.0, 0.015, mujoco_model.CUBE_SIDE], "green", cube)
+    assert not in_place(cube + [0.0, 0.025, mujoco_model.CUBE_SIDE], "green", cube), "about to fall"
     assert not in_place(cube + [0.0, 0.0, 0.06], "green", cube), "in the air"
 
 

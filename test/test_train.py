@@ -10,32 +10,48 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from test_bags import write_bag
+from step_bag import write_bag
 from tiny import INSTRUCTIONS, SIZE, tiny
+from training_samples import samples
 
-from grids_ros.data.bags import BagError, Episode, Topics
+from grids_ros import cli
+from grids_ros.data.bags import Episode
+from grids_ros.data.reader import BagError
 from grids_ros.data.settings import chosen, topics_of
+from grids_ros.data.targets import targets_at
+from grids_ros.data.topics import Topics
 from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.policy.checkpoint import create, load, save
+from grids_ros.observation.buffer import Snapshot
+from grids_ros.policy.backbones.pi0 import demo_config
+from grids_ros.policy.checkpoint import create, record_evaluation, save
 from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.grids import attached, detach
-from grids_ros.policy.model import demo_config
-from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_chunk, word_tokenizer
+from grids_ros.policy.preprocess import (
+    ACTION_DIM,
+    STATE_DIM,
+    ImageFit,
+    fill_padding,
+    letterbox,
+    padded_pixels,
+    padding_of,
+    to_chunk,
+    to_pixels,
+    word_tokenizer,
+)
 from grids_ros.policy.spaces import ABSOLUTE, VECTOR
 from grids_ros.sampler import GridSampler
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.scene import Scene
 from grids_ros.train import __main__ as train
 from grids_ros.train import dataset, diagnosis
 from grids_ros.train.batches import Batches
-from grids_ros.train.card import plot_losses, record_evaluation, write_card
-from grids_ros.train.dataset import Samples, Window, samples_of, targets_at
+from grids_ros.train.dataset import Window, samples_of
+from grids_ros.train.initial_checkpoint import start_from
+from grids_ros.train.keypoint_labels import keypoints
 from grids_ros.train.loop import Trainer
+from grids_ros.train.loss_plot import plot_losses
 from grids_ros.train.losses import Counts, LocationHeads, attraction, sample_times
-from grids_ros.train.options import parse
-from grids_ros.train.places import places
 from grids_ros.train.recipe import Recipe
-from grids_ros.train.start import start_from
 
 STEP_NS = NANOSECONDS // 20  # of the targets
 RECIPE = Recipe(steps=8, batch=4, warm_up=2)
@@ -54,9 +70,11 @@ def episode(missing=(), seconds=3.0):
     frames = [(int(i * NANOSECONDS // 10), image(i)) for i in range(int(seconds * 10))]
     tables = np.array([stamp for stamp, _ in frames])
     still = np.tile((0.0, 0.0, 0.0, 1.0), (len(frames), 1))
+    at_rest = Pose((0.0, 0.0, 0.2), (0.0, 0.0, 0.0, 1.0))
+    seen = [Snapshot(stamp, dict.fromkeys(("base", "wrist"), (stamp, shown)), at_rest, 0.08) for stamp, shown in frames]
     return Episode(
         INSTRUCTIONS[0],
-        {"base": frames, "wrist": frames},
+        seen,
         (tables, np.tile((0.0, 0.0, 0.2), (len(frames), 1)), still),
         (tables, np.full(len(frames), 0.08)),
         (stamps, positions, turns),
@@ -98,10 +116,10 @@ def abroad(tmp_path, *more):
     names = {"current_pose": "ur/tcp", "joint_states": "hand/joints"}
     names |= {f"camera/{name}/image_raw": f"zed/{topic}" for name, topic in (("base", "left"), ("wrist", "hand"))}
     remaps = [part for name, topic in names.items() for part in ("-r", f"{name}:=/{topic}")]
-    options = parse(["bag", "--out", str(tmp_path / "out"), *remaps, *more], "")
+    options = cli.parse("train", ["bag", "--out", str(tmp_path / "out"), *remaps, *more])
     return dataset._load_bag(
         tmp_path / "bag",
-        topics_of(tmp_path / "bag", chosen(options), ("base", "wrist")),
+        topics_of(tmp_path / "bag", chosen(options.robot), ("base", "wrist")),
         Window(("base", "wrist"), 32, 6, 0.1),
     )
 
@@ -121,9 +139,9 @@ def test_what_is_wrong_with_the_bags_is_said_without_a_traceback(tmp_path, capsy
         ("current_pose:=/tcp", "has no messages on tcp; it has"),
         ("current_pose", "expected from:=to"),
     ):
-        assert train.main([str(tmp_path / "bag"), "--out", str(tmp_path / "out"), "-r", remap]) == 1
+        assert train.main([str(tmp_path / "bag"), "--out", str(tmp_path / "out"), "-r", remap]) == 2
         assert said in capsys.readouterr().err
-    assert train.main([str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
+    assert train.main([str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 2
     assert "no rosbag2 folder" in capsys.readouterr().err
 
 
@@ -131,9 +149,11 @@ def test_samples_mean_what_the_robot_will_do():
     window = Window(("base", "wrist"), 32, 6, 0.1)
     samples = list(samples_of(episode(), window))
     assert len(samples) == 24  # the last image whose 0.6 s of targets all lie within 2.95 s is that at 2.3 s
-    images, state, actions, objects = samples[5]
+    images, state, actions, objects, tool, sizes = samples[5]
+    assert sizes.tolist() == 2 * [[image(0).height, image(0).width]]
     assert images.shape == (2, 32, 32, 3) and (images == 5).all()
     assert state.shape == (10,) and objects.shape == (4, 3)
+    np.testing.assert_allclose(tool, [0, 0, 0.2, 0, 0, 0, 1])
     chunk = to_chunk(0, Pose((0, 0, 0.2), (0, 0, 0, 1)), actions, 0.1)
     np.testing.assert_allclose(chunk.positions[:, 0], 0.1 * (0.5 + 0.1 * np.arange(1, 7)), atol=1e-9)
 
@@ -177,9 +197,8 @@ def test_places_are_where_the_camera_sees_them(seed):
     """The tool itself, projected: it must hang at the same place of the wrist camera whatever the arm does."""
     scene = Scene(seed)
     tool = scene.tool_pose()
-    turn = Rotation.from_quat(tool.quaternion).as_matrix()
-    state = np.concatenate([tool.position, turn[:, 0], turn[:, 1], [0.08]])[None]
-    seen = places(tool.position[None, None], state, ("wrist", "base"))
+    tools = np.concatenate([tool.position, tool.quaternion])[None]
+    seen = keypoints(tool.position[None, None], tools, ("wrist", "base"))
     assert np.isfinite(seen).all()
     for index, camera in enumerate(("wrist", "base")):
         pose = scene.camera_pose(camera)
@@ -191,30 +210,16 @@ def test_places_are_where_the_camera_sees_them(seed):
 # --- the loop ----------------------------------------------------------------------------------------------------
 
 
-def samples(count=24, seed=0):
-    rng = np.random.default_rng(seed)
-    states = rng.normal(size=(count, 10))
-    states[:, 3:9] = (1, 0, 0, 0, -1, 0)
-    return Samples(
-        images=rng.integers(0, 256, (count, 2, SIZE.image_size, SIZE.image_size, 3), dtype=np.uint8),
-        states=states,
-        actions=rng.normal(size=(count, 6, 7)) * 2e-3,
-        objects=rng.uniform(0.3, 0.6, (count, 4, 3)),
-        instructions=np.array([INSTRUCTIONS[i % 3] for i in range(count)]),
-        episodes=np.arange(count) // 4,
-    )
-
-
 def trained(folder, stops, recipe=RECIPE):
     """Train in stretches, each resumed from what the one before saved; the trainer of the last."""
     folder.mkdir()
     for index, stop in enumerate(stops):
         trainer = Trainer(tiny(), samples(), recipe)
         if index:
-            trainer.resume(folder / "training.safetensors")
+            trainer.resume(folder / "training")
         for _ in trainer.run(folder / "losses.jsonl", stop):
             pass
-        trainer.save(folder / "training.safetensors")
+        trainer.save(folder / "training")
     return trainer
 
 
@@ -230,7 +235,7 @@ def test_a_run_that_is_resumed_with_another_recipe_remembers_both(tmp_path):
     same = trained(tmp_path / "run", [1, 2])
     assert [stage["from_step"] for stage in same.stages] == [0]
     other = Trainer(tiny(), samples(), dataclasses.replace(RECIPE, batch=2))
-    other.resume(tmp_path / "run" / "training.safetensors")
+    other.resume(tmp_path / "run" / "training")
     assert [(stage["from_step"], stage["batch"]) for stage in other.stages] == [(0, RECIPE.batch), (2, 2)]
 
 
@@ -269,9 +274,9 @@ def test_an_episode_is_held_out_of_those_that_hold_samples_however_they_are_numb
 def test_the_state_of_another_model_is_refused(tmp_path):
     trainer = trained(tmp_path / "a", [1])
     dense = Trainer(tiny(None), samples(), RECIPE)
-    dense.save(tmp_path / "dense.safetensors")
+    dense.save(tmp_path / "dense")
     with pytest.raises(ValueError, match="is from another model"):
-        trainer.resume(tmp_path / "dense.safetensors")
+        trainer.resume(tmp_path / "dense")
 
 
 def test_a_start_carries_every_weight_over_and_words_by_their_spelling():
@@ -352,7 +357,7 @@ def test_each_task_has_its_share_of_every_batch_however_little_data_it_has():
     batches, totals = Batches(data, checkpoint, dataclasses.replace(RECIPE, batch=8)), np.zeros(3)
     for step in range(6):
         named = batches.at(step).named
-        lifted, in_bowl = named[:, 1] == -1, named[:, 1] == model.OBJECTS.index("bowl")
+        lifted, in_bowl = named[:, 1] == -1, named[:, 1] == mujoco_model.OBJECTS.index("bowl")
         counts = np.array([lifted.sum(), in_bowl.sum(), (~lifted & ~in_bowl).sum()])
         assert counts.min() >= 2 and counts.sum() == 8
         totals += counts
@@ -393,7 +398,7 @@ def test_a_shift_moves_the_picture_and_its_labels_together():
     data.images[:, :, 16, 10] = 255
     batch = Batches(data, tiny(), Recipe(steps=1, batch=4, shift=3)).at(0)
     unshifted = Batches(data, tiny(), Recipe(steps=1, batch=4, shift=0)).at(0)
-    moved = (batch.places - unshifted.places)[:, :, 0] * SIZE.image_size
+    moved = (batch.keypoints - unshifted.keypoints)[:, :, 0] * SIZE.image_size
     bright = batch.pixels.sum(2)
     for b, c in np.ndindex(4, 2):
         y, x = np.unravel_index(int(bright[b, c].argmax()), bright[b, c].shape)
@@ -401,18 +406,59 @@ def test_a_shift_moves_the_picture_and_its_labels_together():
             np.testing.assert_allclose(moved[b, c], [x - 10, y - 16], atol=1e-4)
 
 
+TALL = ImageFit("area", -3.0)
+
+
+def padded(shift: int, anchor: str = "centre"):
+    """A batch of images of 24x32 and 32x20 in squares of 32, and where they have padding."""
+    fit = dataclasses.replace(TALL, anchor=anchor)
+    checkpoint, data = tiny(), samples(4)
+    data.sizes[:] = [[24, 32], [32, 20]]
+    data.images[padding_of(data.sizes, 32, fit)] = 0
+    spec = dataclasses.replace(checkpoint.spec, image=fit)
+    recipe = Recipe(steps=1, batch=4, shift=shift)
+    return Batches(data, dataclasses.replace(checkpoint, spec=spec), recipe).at(0), data
+
+
+@pytest.mark.parametrize("anchor", ["centre", "end"])
+def test_padding_that_is_not_black_is_written_into_the_batch(anchor):
+    batch, data = padded(0, anchor)
+    outside = padding_of(data.sizes, 32, ImageFit(anchor=anchor))
+    assert outside[0, 0].sum() == 8 * 32 and outside[0, 1].sum() == 12 * 32
+    np.testing.assert_array_equal((batch.pixels == -3.0).all(2).numpy(), outside)
+    assert batch.pixels[(batch.pixels != -3.0)].abs().max() <= 1.0
+
+
+def test_padding_moves_with_the_picture():
+    moved = (padded(3)[0].pixels == -3.0).all(2).numpy()
+    above = moved[:, 0].argmin(1)[:, 16]  # rows of padding above the first camera's image
+    assert len(set(above.tolist())) > 1 and set(above.tolist()) <= set(range(1, 8))
+    np.testing.assert_array_equal(moved[:, 0].sum((1, 2)), 8 * 32)
+
+
+@pytest.mark.parametrize("fit", [TALL, ImageFit("bilinear", -3.0, "end"), ImageFit()])
+@pytest.mark.parametrize("size", [(24, 32), (32, 20), (32, 32), (50, 31)])
+def test_training_pads_as_the_robot_does(fit, size):
+    shown = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    boxed = letterbox(shown, 32, fit)
+    ours = padded_pixels(boxed[None, None], np.array([[size]]), fit)[0, 0]
+    torch.testing.assert_close(ours, fill_padding(to_pixels(boxed), *size, fit), rtol=0.0, atol=0.0)
+
+
 def test_a_wrong_instruction_is_one_that_was_taught_even_if_the_held_out_samples_have_only_one(monkeypatch):
     told = []
     monkeypatch.setattr(diagnosis, "predict", _remembering(told))
     whole, checkpoint = samples(), tiny()
-    checkpoint.provenance["data"] = {"instructions": INSTRUCTIONS}
+    checkpoint = dataclasses.replace(
+        checkpoint, spec=dataclasses.replace(checkpoint.spec, instructions=tuple(INSTRUCTIONS))
+    )
     held_out = whole.rows(whole.instructions == INSTRUCTIONS[0])
     diagnosis.diagnose(checkpoint, held_out, np.arange(len(held_out)))
     assert set(told[0]) == {INSTRUCTIONS[0]} and set(told[1]) == set(INSTRUCTIONS[1:])
 
 
 def _remembering(told: list):
-    def predict(checkpoint, images, states, instructions):
+    def predict(checkpoint, engine, images, states, instructions, sizes):
         told.append([str(words) for words in instructions])
         return np.zeros((len(states), 6, 7)), np.full((len(states), 2, 4, 2), 0.5, np.float32)
 
@@ -422,14 +468,15 @@ def _remembering(told: list):
 def test_points_that_are_held_are_read_whatever_is_in_the_image():
     checkpoint, data = tiny(), samples()
     rows = np.arange(5)
-    asked = data.images[rows], data.states[rows], data.instructions[rows]
-    actions, looked = diagnosis.predict(checkpoint, *asked)
+    asked = data.images[rows], data.states[rows], data.instructions[rows], data.sizes[rows]
+    engine = diagnosis.Engine(checkpoint.model.eval(), checkpoint.spec.denoising_steps)
+    actions, looked = diagnosis.predict(checkpoint, engine, *asked)
     sampler = attached(checkpoint.model).sampler
     points = np.random.default_rng(0).uniform(0.1, 0.9, looked.shape[1:]).astype(np.float32)
     sampler.hold(torch.from_numpy(points))
-    _, held = diagnosis.predict(checkpoint, *asked)
+    _, held = diagnosis.predict(checkpoint, engine, *asked)
     sampler.hold(None)
-    again, after = diagnosis.predict(checkpoint, *asked)
+    again, after = diagnosis.predict(checkpoint, engine, *asked)
     np.testing.assert_array_equal(held, np.repeat(points[None], len(rows), 0))
     np.testing.assert_array_equal(after, looked)
     np.testing.assert_array_equal(again, actions)
@@ -437,8 +484,8 @@ def test_points_that_are_held_are_read_whatever_is_in_the_image():
 
 def test_there_must_be_something_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse(["demos", "--out", str(tmp_path / "new"), "--resume"], "")
-    assert "training.safetensors to resume from" in capsys.readouterr().err
+        cli.parse("train", ["demos", "--out", str(tmp_path / "new"), "--resume"])
+    assert "training to resume from" in capsys.readouterr().err
 
 
 def test_diagnosis_card_and_plot(tmp_path):
@@ -458,7 +505,6 @@ def test_diagnosis_card_and_plot(tmp_path):
     }
     checkpoint = dataclasses.replace(trainer.checkpoint, provenance=facts)
     save(checkpoint, tmp_path / "saved")
-    write_card(load(tmp_path / "saved"), tmp_path / "saved" / "README.md")
     card = (tmp_path / "saved" / "README.md").read_text()
     asked = {"task": "lift", "ood": None, "first_seed": 7, "tokens_per_camera": 4, "join": "rtc", "delay_ms": 60.0}
     told = {"wilson_95": [0.3, 0.7], "wrong_objects": 1, "time_to_success_s": None, "episodes": 10}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grids_ros.control.timeline import pose_at
+from grids_ros.control.trajectory import Trajectory
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation
 
 WINDOW = 50  # delays that are remembered
 QUANTILE = 0.95  # of them: what a chunk is planned for
-STRAYED_M = 0.1  # an arm further from the chunk than a follower's lead does not follow it: it is held, or was pushed
+STRAYED_M = 0.1  # an arm further from the chunk does not follow it: it is held, or was pushed
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,23 +32,23 @@ class Continuation:
     delay_s: float
 
 
-class Standstill:
-    """Whether the commands that were sent are all the same: a follower that holds repeats its pose, to the last bit."""
+class CommandMotion:
+    """Whether the commanded pose moves: a follower that holds repeats its pose, to the last bit."""
 
     def __init__(self):
         self._last: tuple[float, ...] | None = None
         self._moved = False
 
-    def see(self, position: Iterable[float], quaternion: Iterable[float]) -> None:
+    def update(self, position: Iterable[float], quaternion: Iterable[float]) -> None:
         """A command that was sent."""
         pose = (*position, *quaternion)
         self._moved |= self._last is not None and pose != self._last
         self._last = pose
 
-    def since(self) -> bool:
-        """Whether no command has moved since this was asked last."""
+    def moved_since_last_call(self) -> bool:
+        """Whether a command was another than the one before it, since this was called last."""
         moved, self._moved = self._moved, False
-        return not moved
+        return moved
 
 
 class Continuity:
@@ -91,6 +91,6 @@ class Continuity:
         chunk, delay_s = self._chunk, self.delay_s
         if chunk is None or delay_s is None or not chunk.stamp_ns < observation.stamp_ns < chunk.end_ns:
             return None
-        asked = pose_at(chunk, observation.stamp_ns).position
+        asked = Trajectory.of_chunk(chunk).pose_at(observation.stamp_ns).position
         strayed = float(np.linalg.norm(asked - observation.pose.position))
         return Continuation(chunk, delay_s) if strayed < STRAYED_M else None

@@ -1,4 +1,4 @@
-"""Gripper openings to open and close commands, sent on change only.
+"""Gripper openings to open and close commands, on change only.
 
 A Franka gripper is an action server that blocks while it moves: a command at every tick, or one that chatters
 around a threshold, makes it open and close for ever.

@@ -13,7 +13,8 @@ from grids_ros.datatypes import Pose
 
 BACK_OFF = (1.0, 0.5, 0.25, 0.0)  # how much of a wanted change of speed is tried; 0 is to brake
 SLACK = 1e-9  # [m], [rad]
-BINDING = ("lead", "workspace", "speed", "acceleration")  # what may keep a command from its goal
+LEAST = 1e-3  # of a positive limit, in its unit: no arm has a lower one, and quotients by a tiny one overflow
+BINDING = ("tracking_error", "workspace", "speed", "acceleration")  # what may keep a command from its goal
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Limits:
     workspace_min, workspace_max: corners of the box that the tool stays in, (x, y, z) [m], base frame.
     linear_speed [m/s], angular_speed [rad/s]: of the command. They bound the step from tick to tick, so a tick that
     comes late makes no larger one. linear_acceleration [m/s^2], angular_acceleration [rad/s^2]: likewise, braking
-    included. lead_translation [m], lead_rotation [rad]: how far the command may run ahead of the measured pose; with
-    an impedance controller this bounds the force.
-    Raises ValueError for a negative or non-finite bound, or a minimum above its maximum.
+    included. max_tracking_error_translation [m], max_tracking_error_rotation [rad]: how far the command may run ahead
+    of the measured pose; with an impedance controller this bounds the force. linear_jerk [m/s^3], angular_jerk
+    [rad/s^3]: the command is the mean of as many ticks as keep its jerk below; infinite: acceleration changes at once.
+    Raises ValueError for a bound that is neither 0 nor finite and at least `LEAST`, a minimum above its maximum, or a
+    jerk below `LEAST`.
     """
 
     workspace_min: tuple[float, float, float]
@@ -34,15 +37,20 @@ class Limits:
     angular_speed: float
     linear_acceleration: float
     angular_acceleration: float
-    lead_translation: float
-    lead_rotation: float
+    max_tracking_error_translation: float
+    max_tracking_error_rotation: float
+    linear_jerk: float = math.inf
+    angular_jerk: float = math.inf
 
     def __post_init__(self):
+        for name in ("linear_jerk", "angular_jerk"):
+            if not getattr(self, name) >= LEAST:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {LEAST:g}")
         for kind, unit in (("linear", "translation"), ("angular", "rotation")):
-            for name in (f"{kind}_speed", f"{kind}_acceleration", f"lead_{unit}"):
+            for name in (f"{kind}_speed", f"{kind}_acceleration", f"max_tracking_error_{unit}"):
                 value = getattr(self, name)
-                if not (np.isfinite(value) and value >= 0.0):
-                    raise ValueError(f"{name} is {value}, expected a finite value of at least 0")
+                if not (np.isfinite(value) and (value == 0.0 or value >= LEAST)):
+                    raise ValueError(f"{name} is {value}, expected a finite value of at least {LEAST:g}, or 0")
         for name in ("workspace_min", "workspace_max"):
             corner = getattr(self, name)
             if len(corner) != 3 or not np.isfinite(corner).all():
@@ -55,17 +63,54 @@ class Limits:
 class Motion:
     """A command and how it moves.
 
-    pose: what the arm is told. linear: (3,) [m], angular: rotation vector (3,) [rad], base axes: the step that led
-    there from the last tick.
+    pose: within all limits but that of jerk. linear: (3,) [m], angular: rotation vector (3,) [rad], base axes: the step
+    that led there from the last tick. trail: the poses of the ticks before, oldest first, one fewer than are averaged.
+
+    The mean of n ticks has at most the speed and the acceleration of each, and at most 2 a / (n T) of jerk for an
+    acceleration a and a period T: (a_k - a_(k-n)) / (n T). It stays in the box, which is convex, and it comes to rest
+    n - 1 ticks after the pose does.
     """
 
     pose: Pose
     linear: np.ndarray
     angular: np.ndarray
+    trail: tuple[Pose, ...] = ()
 
     @classmethod
-    def at_rest(cls, pose: Pose) -> Motion:
-        return cls(pose, np.zeros(3), np.zeros(3))
+    def at_rest(cls, pose: Pose, count: int = 1) -> Motion:
+        """Standing at this pose. count: of the ticks that are averaged."""
+        return cls(pose, np.zeros(3), np.zeros(3), (pose,) * (count - 1))
+
+    @property
+    def resting(self) -> bool:
+        """The next command of a hold is the same pose."""
+        return not (self.linear.any() or self.angular.any()) and self._settled
+
+    @property
+    def command(self) -> Pose:
+        """What the arm is told: the mean of the last poses."""
+        if self._settled:
+            return self.pose
+        count = len(self.trail) + 1
+        position = sum((past.position for past in self.trail), self.pose.position) / count
+        turns = [difference(past.quaternion, self.pose.quaternion) for past in self.trail]
+        return Pose(position, turn(self.pose.quaternion, np.sum(turns, axis=0) / count))
+
+    @property
+    def _settled(self) -> bool:
+        return all(past is self.pose for past in self.trail)
+
+
+CURVED = 0.98  # rotations do not add up exactly: where they are averaged, so much of their limits is used
+
+
+def averaged(limits: Limits, period_s: float) -> int:
+    """Over how many ticks the command is averaged, so that its jerk stays below the limits."""
+    changes = (
+        2.0 * limits.linear_acceleration / (limits.linear_jerk * period_s),
+        2.0 * limits.angular_acceleration / (limits.angular_jerk * period_s),
+    )
+    return max(1, *(math.ceil(change - 1e-9) for change in changes))
 
 
 def norm(vector: np.ndarray) -> float:
@@ -74,7 +119,9 @@ def norm(vector: np.ndarray) -> float:
 
 
 def shortened(vector: np.ndarray, most: float) -> np.ndarray:
-    """The vector, no longer than `most`."""
+    """The vector, no longer than `most`. Nothing at all for 0: the length of a denormal vector is 0 as well."""
+    if most <= 0.0:
+        return np.zeros(3)
     length = norm(vector)
     return vector if length <= most else vector * (most / length)
 
@@ -139,14 +186,15 @@ def next_step(
 
 
 def admissible(pose: Pose, measured: Pose, limits: Limits) -> tuple[Pose, Pose]:
-    """`pose` within its lead of the measured one; and that within the workspace box as well. Each is `pose` itself,
-    not a copy, where nothing was to be changed.
+    """`pose` within the tracking error of the measured one; and that within the workspace box as well.
+
+    Each is `pose` itself, not a copy, where nothing was to be changed.
     """
-    near = norm(pose.position - measured.position) <= limits.lead_translation
-    if near and norm(difference(pose.quaternion, measured.quaternion)) <= limits.lead_rotation:
+    near = norm(pose.position - measured.position) <= limits.max_tracking_error_translation
+    if near and norm(difference(pose.quaternion, measured.quaternion)) <= limits.max_tracking_error_rotation:
         led = pose
     else:
-        led = toward(measured, pose, limits.lead_translation, limits.lead_rotation)
+        led = toward(measured, pose, limits.max_tracking_error_translation, limits.max_tracking_error_rotation)
     boxed = np.minimum(np.maximum(led.position, limits.workspace_min), limits.workspace_max)
     return led, led if (boxed == led.position).all() else Pose(boxed, led.quaternion)
 
@@ -154,15 +202,15 @@ def admissible(pose: Pose, measured: Pose, limits: Limits) -> tuple[Pose, Pose]:
 def binding(goal: Pose, last: Pose, command: Pose, measured: Pose, limits: Limits, period_s: float) -> tuple[str, ...]:
     """Which of `BINDING` kept `command`, one tick after `last`, from the `goal`: none of them when it is there.
 
-    "lead", "workspace" and "speed" where the goal lies beyond them; else it was "acceleration", which braking ahead
-    of one of them is too.
+    "tracking_error", "workspace" and "speed" where the goal lies beyond them; else it was "acceleration", which braking
+    ahead of one of them is too.
     """
     if not differ(goal, command):
         return ()
     led, inside = admissible(goal, measured, limits)
     linear, angular = inside.position - last.position, difference(inside.quaternion, last.quaternion)
     fast = norm(linear) > limits.linear_speed * period_s or norm(angular) > limits.angular_speed * period_s
-    beyond = {"lead": differ(goal, led), "workspace": differ(led, inside), "speed": fast}
+    beyond = {"tracking_error": differ(goal, led), "workspace": differ(led, inside), "speed": fast}
     return tuple(name for name, hit in beyond.items() if hit) or ("acceleration",)
 
 
@@ -186,12 +234,14 @@ def follow(
     def outside_linear(way: np.ndarray) -> np.ndarray:
         end = command.position + way
         box = np.maximum(box_min - end, end - box_max)
-        return np.append(box, norm(end - measured.position) - limits.lead_translation)
+        return np.append(box, norm(end - measured.position) - limits.max_tracking_error_translation)
 
     def outside_angular(way: np.ndarray) -> np.ndarray:
         end = turn(command.quaternion, way)
-        return np.array([norm(difference(end, measured.quaternion)) - limits.lead_rotation])
+        return np.array([norm(difference(end, measured.quaternion)) - limits.max_tracking_error_rotation])
 
+    left_s = max(0.0, left_s - len(motion.trail) * period_s)
+    curved = CURVED if motion.trail else 1.0
     linear = next_step(
         motion.linear,
         before.position - command.position,
@@ -204,8 +254,8 @@ def follow(
         motion.angular,
         difference(before.quaternion, command.quaternion),
         difference(now.quaternion, before.quaternion),
-        min(limits.angular_speed, limits.angular_acceleration * left_s) * period_s,
-        limits.angular_acceleration * period_s * period_s,
+        min(limits.angular_speed, limits.angular_acceleration * left_s) * period_s * curved,
+        limits.angular_acceleration * period_s * period_s * curved,
         outside_angular,
     )
     return _moved(motion, linear, angular)
@@ -213,21 +263,23 @@ def follow(
 
 def brake(motion: Motion, limits: Limits, period_s: float) -> Motion:
     """The command of this tick when nothing is to be followed: to rest, as fast as the limits allow."""
+    curved = CURVED if motion.trail else 1.0
     linear, angular = (
         shortened(step, max(0.0, norm(step) - acceleration * period_s * period_s))
         for step, acceleration in (
             (motion.linear, limits.linear_acceleration),
-            (motion.angular, limits.angular_acceleration),
+            (motion.angular, limits.angular_acceleration * curved),
         )
     )
     return _moved(motion, linear, angular)
 
 
 def _moved(motion: Motion, linear: np.ndarray, angular: np.ndarray) -> Motion:
+    trail = (*motion.trail[1:], motion.pose) if motion.trail else ()
     if not linear.any() and not angular.any():
-        return Motion(motion.pose, linear, angular)
-    quaternion = turn(motion.pose.quaternion, angular)
-    return Motion(Pose(motion.pose.position + linear, _near(quaternion, motion.pose.quaternion)), linear, angular)
+        return Motion(motion.pose, linear, angular, trail)
+    quaternion = _near(turn(motion.pose.quaternion, angular), motion.pose.quaternion)
+    return Motion(Pose(motion.pose.position + linear, quaternion), linear, angular, trail)
 
 
 def _near(quaternion: np.ndarray, reference: np.ndarray) -> np.ndarray:

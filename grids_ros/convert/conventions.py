@@ -10,12 +10,16 @@ OSC_POSE controller, which takes 0.05 m and 0.5 rad for 1.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grids_ros.convert.found import ConversionError, Found, Scale
-from grids_ros.policy.preprocess import ACTION_DIM, Normalization
+from grids_ros.convert import plausible
+from grids_ros.convert.foreign import ConversionError, ForeignCheckpoint, Scale
+from grids_ros.policy.joints import DROID, OFFSETS, POSITIONS, VELOCITIES, JointActions
+from grids_ros.policy.joints import JOINTS as JOINT_STATE
+from grids_ros.policy.preprocess import Normalization
 from grids_ros.policy.spaces import (
     ABSOLUTE,
     FINGERS,
@@ -26,13 +30,14 @@ from grids_ros.policy.spaces import (
     STEPS,
     STEPS_LESS_STATE,
     VECTOR,
-    ActionSpace,
-    StateSpace,
+    Actions,
+    States,
 )
 
-REACH = 5.0  # [m]; angles of joints in degrees, and positions in millimetres, are beyond it
 NOTHING = 2e-6  # no more than what openpi adds to a deviation of zero
-JOINTS = re.compile(r"joint|shoulder|elbow|waist|forearm|wrist_|\.pos$|^j\d", re.IGNORECASE)
+JOINTS = re.compile(r"joint|shoulder|elbow|waist|forearm|wrist_(flex|roll|angle|rotate|[123])|^j\d", re.IGNORECASE)
+
+POSES = re.compile(r"(^|[._ ])d?r?[xyz]([._ ]|$)|roll|pitch|yaw|axis_angle|(^|[._ ])(eef?|tcp)([._ ]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,40 @@ class Convention:
     """metres, radians: what 1 is worth in an action's translation and rotation. gripper: of actions; None for [m]."""
 
     summary: str
-    state: StateSpace
-    action: ActionSpace
+    state: States
+    action: Actions
     metres: float = 1.0
     radians: float = 1.0
     gripper: Gripper | None = None
+
+    @property
+    def of_joints(self) -> bool:
+        """Whether states and actions are of joints."""
+        return isinstance(self.action, JointActions)
+
+    @property
+    def less_state(self) -> bool:
+        """Whether actions are, number by number, differences from the state at the observation; the gripper's not."""
+        return self.action in (OFFSETS, STEPS_LESS_STATE)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the user gave: names of the joints, whether they are in degrees, the numbers of the gripper.
+
+    sure: whether the user named the joints' unit, and no preset did.
+    """
+
+    joints: tuple[str, ...] = ()
+    degrees: bool = False
+    gripper_state: Gripper | None = None
+    gripper_action: Gripper | None = None
+    sure: bool = False
+
+    @property
+    def own_gripper(self) -> bool:
+        """Whether the user gave any numbers of the gripper."""
+        return self.gripper_state is not None or self.gripper_action is not None
 
 
 _LIBERO = Convention(
@@ -80,49 +114,109 @@ CONVENTIONS = {
         summary="the same, less the state, as openpi's pi0_libero and the GridS authors' pi0_libero_grid*",
         action=STEPS_LESS_STATE,
     ),
+    "droid": Convention("DROID's joint velocities, of which 1 is 0.2 rad in a step", JOINT_STATE, DROID),
+    "droid-joints": Convention("joint positions, as offsets from the joints at the observation", JOINT_STATE, OFFSETS),
+    "joints": Convention("joint positions, absolute", JOINT_STATE, POSITIONS),
+    "joint-velocities": Convention("joint velocities in rad/s", JOINT_STATE, VELOCITIES),
 }
 
 
-def normalization(found: Found, convention: Convention, gripper: Gripper | None) -> Normalization:
+def normalization(foreign: ForeignCheckpoint, convention: Convention, units: Units) -> Normalization:
     """Of states and actions in [m] and [rad], from statistics in the convention's units.
 
-    gripper: what the numbers mean where the convention leaves it open. Raises ConversionError for actions of joints,
-    numbers of another count, missing statistics, states that can be no positions, or a gripper that the convention
-    has settled.
+    Raises ConversionError for numbers of another count or of another meaning, missing or unusable statistics, numbers
+    that no robot has, or a gripper that the convention has settled.
     """
-    refuse_joints(found)
-    if gripper and convention.gripper:
+    refuse_names(foreign.state_names, foreign.action_names, convention)
+    if units.own_gripper and convention.gripper:
         raise ConversionError("--gripper is settled by this convention, expected none")
-    if found.states is None or found.actions is None:
+    if foreign.states is None or foreign.actions is None:
         raise ConversionError(
-            f"this {found.kind} checkpoint has no statistics of states and actions: it is a base that was trained for "
-            "no robot; --statistics takes those of the data it is to be trained on"
+            f"this {foreign.kind} checkpoint has no statistics of states and actions{_where(foreign)}: a base "
+            "has none, or they lie elsewhere; --statistics takes those of the data that it was or is to be trained on"
         )
-    states = _cut("states", found.states, convention.state.size)
-    actions = _cut("actions", found.actions, ACTION_DIM)
-    units = np.array([convention.metres] * 3 + [convention.radians] * 3 + [1.0])
-    actions = Scale(units * actions.mean, units * actions.std)
-    if of_actions := convention.gripper or gripper:
+    state, action = convention.state.of(units.joints), convention.action.of(units.joints)
+    states, actions = _cut("states", foreign.states, state.size), _cut("actions", foreign.actions, action.size)
+    for what, scale in (("state", states), ("action", actions)):
+        plausible.refuse_statistics(what, scale)
+    known = not (_is_identity(states) or _is_identity(actions))  # otherwise they tell nothing of the units
+    states, actions = _in_radians(states, actions, convention, units)
+    if of_actions := convention.gripper or units.gripper_action:
         actions = _in_metres(actions, of_actions)
-    if gripper:
-        states = _in_metres(states, gripper)
-    place = states.mean[:3]
-    if np.linalg.norm(place) > REACH:
-        raise ConversionError(
-            f"the mean state is at ({', '.join(f'{x:.3g}' for x in place)}) m, out of any arm's reach: are these "
-            "joints, or other units?"
-        )
+    if units.gripper_state:
+        states = _in_metres(states, units.gripper_state)
+    if known:
+        _refuse_units(states, actions, convention, units)
     return Normalization(states.mean, states.std, actions.mean, actions.std)
 
 
-def refuse_joints(found: Found) -> None:
-    """Raises ConversionError when the names of the actions are those of joints."""
-    joints = [name for name in found.action_names if JOINTS.search(name) and "gripper" not in name.lower()]
-    if joints:
-        raise ConversionError(
-            f"the actions are of joints ({', '.join(joints[:4])}{', ...' if len(joints) > 4 else ''}): the follower "
-            f"commands poses of the tool, so only end-effector actions can be followed: {', '.join(CONVENTIONS)}"
-        )
+def doubts(foreign: ForeignCheckpoint, convention: Convention, units: Units) -> tuple[str, ...]:
+    """What the user should look at before the arm moves."""
+    if not (convention.of_joints and units.degrees and foreign.states):
+        return ()
+    found = plausible.doubt_degrees(foreign.states, len(units.joints))
+    return (found,) if found else ()
+
+
+def _where(foreign: ForeignCheckpoint) -> str:
+    return ", no assets/*/norm_stats.json" if foreign.kind.startswith("openpi") else " in its processors"
+
+
+def _is_identity(scale: Scale) -> bool:
+    return not scale.mean.any() and bool((scale.std == 1.0).all())
+
+
+def refuse_names(state_names: Sequence[str], action_names: Sequence[str], convention: Convention) -> None:
+    """Raises ConversionError when the names of states or actions are not those of the convention.
+
+    Names such as motor_0 tell nothing, and are taken for either.
+    """
+    for what, names in (("states", state_names), ("actions", action_names)):
+        hands = [name for name in names if "gripper" in name.lower() or "finger" in name.lower()]
+        joints = [name for name in names if JOINTS.search(name) and name not in hands]
+        listed = f"{', '.join(joints[:4])}{', ...' if len(joints) > 4 else ''}"
+        if joints and not convention.of_joints:
+            raise ConversionError(
+                f"the {what} are of joints ({listed}), this convention is of tool poses; of joints: "
+                f"{', '.join(name for name, one in CONVENTIONS.items() if one.of_joints)}"
+            )
+        others = [name for name in names if name not in joints and name not in hands]
+        if convention.of_joints and not joints and any(map(POSES.search, others)):
+            raise ConversionError(
+                f"the {what} are {', '.join(others[:4])}, which are no joints; conventions of tool poses: "
+                f"{', '.join(name for name, one in CONVENTIONS.items() if not one.of_joints)}"
+            )
+
+
+def _in_radians(states: Scale, actions: Scale, convention: Convention, units: Units) -> tuple[Scale, Scale]:
+    if not convention.of_joints:
+        scale = np.array([convention.metres] * 3 + [convention.radians] * 3 + [1.0])
+        return states, Scale(scale * actions.mean, scale * actions.std)
+    worth = np.pi / 180.0 if units.degrees else 1.0
+    turned = np.r_[np.full(len(states.mean) - 1, worth), 1.0]
+    if convention.action is DROID:
+        return Scale(turned * states.mean, turned * states.std), actions
+    return Scale(turned * states.mean, turned * states.std), Scale(turned * actions.mean, turned * actions.std)
+
+
+def _refuse_units(states: Scale, actions: Scale, convention: Convention, units: Units) -> None:
+    if convention.of_joints:
+        plausible.refuse_joint_angles("state", states, len(units.joints))
+        if units.degrees and not units.sure:
+            plausible.refuse_still_joints(states, len(units.joints))
+        if convention.action is not DROID:
+            plausible.refuse_joint_angles("action", actions, len(units.joints))
+    elif convention.state is MATRIX:
+        plausible.refuse_place("state", states)
+    else:
+        plausible.refuse_poses("state", states)
+    if not convention.of_joints and convention.action is not STEPS_LESS_STATE:
+        plausible.refuse_poses("action", actions, relative=convention.action is not ABSOLUTE)
+    named = units.own_gripper
+    hand = 2.0 if convention.state is FINGERS else 1.0
+    at = 6 if convention.state is FINGERS else -1
+    plausible.refuse_opening("state's", hand * states.mean[at], hand * states.std[at], named)
+    plausible.refuse_opening("action's", actions.mean[-1], actions.std[-1], named or convention.gripper is not None)
 
 
 def _cut(what: str, scale: Scale, size: int) -> Scale:
@@ -131,10 +225,13 @@ def _cut(what: str, scale: Scale, size: int) -> Scale:
     while count > size and max(abs(scale.mean[count - 1]), abs(scale.std[count - 1])) < NOTHING:
         count -= 1
     if count != size:
-        sizes = ", ".join(f"{name} {one.state.size} and {ACTION_DIM}" for name, one in CONVENTIONS.items())
+        sizes = ", ".join(
+            f"{name} {'joints + 1' if one.of_joints else f'{one.state.size} and {one.action.size}'}"
+            for name, one in CONVENTIONS.items()
+        )
         raise ConversionError(
             f"the {what} are {count} numbers, this convention has {size}; states and actions of each: {sizes}. "
-            "Actions of joints, or of two arms, cannot be followed"
+            "Two arms cannot be followed"
         )
     return Scale(scale.mean[:size], scale.std[:size])
 

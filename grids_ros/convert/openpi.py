@@ -1,4 +1,4 @@
-"""openpi's π0 folders, and those of the GridS authors: PyTorch ones, and JAX ones where Orbax is installed.
+"""openpi's folders of π0 and π0.5, and those of the GridS authors: PyTorch ones, and JAX ones where Orbax is installed.
 
 Sources: openpi `examples/convert_jax_model_to_pytorch.py`, `models/{pi0,gemma,siglip,model}.py`, `shared/normalize.py`,
 `transforms.py`; Fediory/Grid-Sampler, the same files, for `action_active_sampler`. Layers are stacked in JAX: the first
@@ -15,13 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grids_ros.convert.found import ConversionError, Found, Scale, standard
-from grids_ros.convert.names import EMBEDDING, EXPERT, PALIGEMMA
+from grids_ros.convert.foreign import ConversionError, ForeignCheckpoint, Scale, scale_of
+from grids_ros.convert.names import EMBEDDING, EXPERT, PALIGEMMA, is_pi05
 from grids_ros.convert.source import json_of, tensors_of
-from grids_ros.policy.weights import Lazy
+from grids_ros.policy.preprocess import ImageFit
+from grids_ros.policy.prompt import PromptFormat
+from grids_ros.policy.schema import Choice, Integer, Object, Text
+from grids_ros.policy.weights import LazyTensor
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # in this order, of every openpi model
-LEAST = 1e-6  # what openpi adds to a standard deviation
+LEAST = (1e-6, 1e-6)  # what openpi adds to a standard deviation, and to the difference of two quantiles
+FLAX_EPSILON = 1e-6  # of flax's layer norm
+_VARIANT = Text()  # decides nothing: sizes are read from the shapes
+CONFIG = Object(
+    {
+        "action_dim": Integer(1, 4096),
+        "action_horizon": Integer(1, 4096),
+        "paligemma_variant": _VARIANT,
+        "action_expert_variant": _VARIANT,
+        "precision": Choice(("bfloat16", "float32")),
+    },
+    {
+        "action_dim": 32,
+        "action_horizon": None,
+        "paligemma_variant": "gemma_2b",
+        "action_expert_variant": "gemma_300m",
+        "precision": "bfloat16",
+    },
+)
 VISION = f"{PALIGEMMA}model.vision_tower.vision_model."
 Move = Callable[[np.ndarray], np.ndarray]
 
@@ -31,42 +52,73 @@ def recognises(folder: Path) -> bool:
     return (folder / "params").is_dir() or (folder / "model.safetensors").is_file()
 
 
-def read(folder: Path) -> Found:
-    """Raises ConversionError for a folder without statistics of one data set, or, of JAX, without Orbax."""
+def read(folder: Path, state_in_prompt: bool | None = None) -> ForeignCheckpoint:
+    """state_in_prompt: whether π0.5's prompt holds the state (`discrete_state_input`); None for openpi's default, yes.
+
+    Raises ConversionError for a folder with statistics of several data sets, or, of JAX, without Orbax.
+    """
     in_jax = (folder / "params").is_dir()
-    config = json_of(folder / "config.json") if (folder / "config.json").is_file() else {}
-    states, actions = statistics(folder)
-    return Found(
+    config = _config(folder / "config.json") if (folder / "config.json").is_file() else {}
+    tensors = from_jax(*orbax_tree(folder / "params")) if in_jax else tensors_of(folder)
+    pi05 = is_pi05(tensors)
+    with_state = pi05 and state_in_prompt is not False
+    modes = ("QUANTILES", "QUANTILES") if pi05 else ("MEAN_STD", "MEAN_STD")
+    states, actions = statistics(folder, modes)
+    note = (
+        "the state is a part of the prompt; pi05_libero and others with discrete_state_input=False: --prompt-state no"
+    )
+    return ForeignCheckpoint(
+        family="pi05" if pi05 else "pi0",
         kind="openpi, JAX" if in_jax else "openpi, PyTorch",
-        tensors=from_jax(*orbax_tree(folder / "params")) if in_jax else tensors_of(folder),
+        tensors=tensors,
         cameras={name: name for name in CAMERAS},
+        state_names=(),
         action_names=(),
         states=states,
         actions=actions,
         chunk=config.get("action_horizon"),
-        prompt_length=48,
+        prompt_length=200 if pi05 else 48,
         denoising_steps=10,
         periods=(4e-3, 4.0),
         tokenizer="paligemma_tokenizer.model, as google/paligemma-3b-pt-224 has it",
+        prompt=PromptFormat(clean=True, state=with_state),
+        frame=("<bos>", None if with_state else "\n"),
+        image=ImageFit("antialias"),
+        modes=modes,
+        least=LEAST,
+        epsilon=FLAX_EPSILON if in_jax else 1e-5,
+        notes=(note,) if pi05 and state_in_prompt is None else (),
     )
 
 
-def statistics(folder: Path) -> tuple[Scale | None, Scale | None]:
+def _config(path: Path) -> dict:
+    """What openpi's converter to PyTorch writes. Raises ConversionError for any other key or value."""
+    try:
+        return CONFIG.check("", json_of(path))
+    except ValueError as error:
+        raise ConversionError(f"{path}: {error}") from error
+
+
+def statistics(folder: Path, modes: tuple[str, str]) -> tuple[Scale | None, Scale | None]:
     """Of states and actions, from assets/<data set>/norm_stats.json; None where there are none."""
     files = sorted((folder / "assets").rglob("norm_stats.json"))
     if len(files) > 1:
         listed = ", ".join(str(path.parent.relative_to(folder)) for path in files)
         raise ConversionError(f"{folder} has statistics of several data sets: {listed}; name one with --statistics")
-    return norm_stats(json_of(files[0])) if files else (None, None)
+    return norm_stats(files[0], json_of(files[0]), modes, LEAST) if files else (None, None)
 
 
-def norm_stats(values: dict) -> tuple[Scale, Scale]:
-    """Of the content of a norm_stats.json. Raises ConversionError when it has another form."""
-    try:
-        kept = values["norm_stats"]
-        return tuple(standard(kept[name]["mean"], kept[name]["std"], LEAST) for name in ("state", "actions"))
-    except (KeyError, TypeError) as error:
-        raise ConversionError(f"norm_stats.json lacks {error}; expected norm_stats of state and actions") from error
+def norm_stats(path: Path, values: dict, modes: tuple[str, str], least: tuple[float, float]) -> tuple[Scale, Scale]:
+    """Of the content of a norm_stats.json, by these modes. Raises ConversionError when it has another form."""
+    of_all = values["norm_stats"] if isinstance(values.get("norm_stats"), dict) else {}
+    kept = [of_all[name] for name in ("state", "actions") if isinstance(of_all.get(name), dict)]
+    if len(kept) != 2:
+        raise ConversionError(f"{path} has no statistics of state and actions; expected norm_stats of both")
+    state, action = (
+        scale_of(mode, one, least, name, str(path))
+        for mode, one, name in zip(modes, kept, ("state", "actions"), strict=True)
+    )
+    return state, action
 
 
 # --- JAX -----------------------------------------------------------------------------------------------------------
@@ -113,7 +165,7 @@ def _leaves(tree: Mapping, path: tuple[str, ...] = ()):
             yield "/".join(whole[:-1] if key == "value" else whole), (whole, branch)
 
 
-def from_jax(shapes: Mapping[str, tuple[int, ...]], read_one: Callable[[str], np.ndarray]) -> dict[str, Lazy]:
+def from_jax(shapes: Mapping[str, tuple[int, ...]], read_one: Callable[[str], np.ndarray]) -> dict[str, LazyTensor]:
     """By openpi's PyTorch names, each array read when its turn comes; the layers of one array follow each other.
 
     Raises ConversionError for a name that has no counterpart.
@@ -126,16 +178,16 @@ def from_jax(shapes: Mapping[str, tuple[int, ...]], read_one: Callable[[str], np
     return result
 
 
-def _lazy(read_one, name: str, shape: tuple[int, ...], move: Move, layer: int | None) -> Lazy:
+def _lazy(read_one, name: str, shape: tuple[int, ...], move: Move, layer: int | None) -> LazyTensor:
     own = shape if layer is None else shape[1:]
     moved = move(np.broadcast_to(np.float32(0), own)).shape  # costs nothing: a view of one number
 
-    def fill(into: Tensor) -> None:
+    def read() -> Tensor:
         array = read_one(name)
         part = move(array if layer is None else array[layer])
-        into.copy_(torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)))
+        return torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))
 
-    return Lazy(torch.float32, moved, fill)
+    return LazyTensor(torch.float32, moved, read)
 
 
 def _targets(name: str, shape: tuple[int, ...]):
@@ -152,7 +204,7 @@ def _targets(name: str, shape: tuple[int, ...]):
         layers = [part.removeprefix("layers_") for part in parts[:-1]]  # of a sampler's MLP: layers_0 and layers_2
         yield ".".join([*layers, kind]).replace("action_active_sampler", "active_token_sampler"), move, None
     else:
-        raise ConversionError(f"{name} has no counterpart in π0: π0.5, π0-FAST and unmerged LoRAs are not supported")
+        raise ConversionError(f"{name} has no counterpart in π0 or π0.5: π0-FAST and unmerged LoRAs are not supported")
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -177,6 +229,9 @@ def _part(*index: int) -> Move:
     return lambda array: array[index].T
 
 
+KINDS = {"kernel": ("weight", _turned), "scale": ("weight", _same), "bias": ("bias", _same)}
+
+
 def _gemma(prefix: str, suffix: str) -> dict[str, list[tuple[str, Move]]]:
     """The stacked arrays of a Gemma: the first has no suffix, π0's expert has _1."""
     row = prefix + "layers.{}."
@@ -195,13 +250,21 @@ def _gemma(prefix: str, suffix: str) -> dict[str, list[tuple[str, Move]]]:
         f"mlp{suffix}/linear": [(f"{row}mlp.down_proj.weight", _turned)],
         f"pre_attention_norm{suffix}/scale": [(f"{row}input_layernorm.weight", _same)],
         f"pre_ffw_norm{suffix}/scale": [(f"{row}post_attention_layernorm.weight", _same)],
+        **{
+            f"{theirs}{suffix}/Dense_0/{kind}": [(f"{row}{ours}.dense.{KINDS[kind][0]}", KINDS[kind][1])]
+            for theirs, ours in (
+                ("pre_attention_norm", "input_layernorm"),
+                ("pre_ffw_norm", "post_attention_layernorm"),
+            )
+            for kind in ("kernel", "bias")  # of π0.5's expert
+        },
     }
 
 
 def _siglip() -> dict[str, list[tuple[str, Move]]]:
     """The stacked arrays of the vision encoder."""
     row, attention = VISION + "encoder.layers.{}.", "MultiHeadDotProductAttention_0"
-    result = {}
+    result: dict[str, list[tuple[str, Move]]] = {}
     for name in ("query", "key", "value"):
         target = f"{row}self_attn.{name[0]}_proj."
         result[f"{attention}/{name}/kernel"] = [(f"{target}weight", _to_heads)]
@@ -216,7 +279,6 @@ def _siglip() -> dict[str, list[tuple[str, Move]]]:
     return result
 
 
-KINDS = {"kernel": ("weight", _turned), "scale": ("weight", _same), "bias": ("bias", _same)}
 SINGLE = {
     "img/embedding/kernel": (f"{VISION}embeddings.patch_embedding.weight", lambda a: a.transpose(3, 2, 0, 1)),
     "img/embedding/bias": (f"{VISION}embeddings.patch_embedding.bias", _same),
@@ -228,6 +290,8 @@ SINGLE = {
     "llm/embedder/input_embedding": (EMBEDDING, _same),
     "llm/final_norm/scale": (f"{PALIGEMMA}model.language_model.norm.weight", _same),
     "llm/final_norm_1/scale": (f"{EXPERT}model.norm.weight", _same),
+    "llm/final_norm_1/Dense_0/kernel": (f"{EXPERT}model.norm.dense.weight", _turned),
+    "llm/final_norm_1/Dense_0/bias": (f"{EXPERT}model.norm.dense.bias", _same),
 }
 STACKED = {
     **{f"img/Transformer/encoderblock/{name}": targets for name, targets in _siglip().items()},

@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml
+from typing import Any, Protocol
 
 from grids_ros.control.follower import FollowerConfig
-from grids_ros.data.bags import IMAGE_TYPES, Topics
-from grids_ros.data.source import BagError, Source
-from grids_ros.intake import COMPRESSED, image_topics
-from grids_ros.parameters import FOLLOWER, POLICY, Parameter, ParameterError, check_name, follower_config
-from grids_ros.params_file import sections
+from grids_ros.data.bags import IMAGE_TYPES
+from grids_ros.data.reader import BagError, BagReader
+from grids_ros.data.topics import Topics
+from grids_ros.observation.buffer import AgeLimits
+from grids_ros.observation.topics import COMPRESSED, image_topics
+from grids_ros.options import RobotOptions
+from grids_ros.parameters import NODES as ALL_NODES
+from grids_ros.parameters import (
+    ROBOT,
+    FollowerParameters,
+    ParameterError,
+    PolicyParameters,
+    build,
+    check_name,
+    follower_config,
+    table,
+)
+from grids_ros.parameters.file import check_sections, for_node, namespaces, parse_value, read_sections
 
-NODES = {"grids_policy": POLICY, "grids_follower": FOLLOWER}
+NODES = {"grids_policy": PolicyParameters, "grids_follower": FollowerParameters}
 ASSIGN = ":="
 TYPES = {
     "instruction": ("std_msgs/msg/String",),
     "current_pose": ("geometry_msgs/msg/PoseStamped",),
     "joint_states": ("sensor_msgs/msg/JointState",),
     "target_pose": ("geometry_msgs/msg/PoseStamped",),
+    "target_joint": ("sensor_msgs/msg/JointState",),
     "gripper_command": ("std_msgs/msg/Float64MultiArray",),
 }
-OPTIONAL = ("target_pose", "gripper_command")  # without them the measured motion and opening are the reference
+# Without them the measured motion, joints and opening are the reference.
+OPTIONAL = ("target_pose", "target_joint", "gripper_command")
 LABELS = "object_poses"  # of the simulation: for training alone
+OF_SETS = (  # what RobotOptions say of LeRobot data sets
+    *("convention", "gripper", "gripper_state", "gripper_action"),
+    *("set_joints", "degrees", "state_features", "action_features"),
+)
 CONTROL_RATE = ("grids_follower", "rate_hz")
-EVERY = "**"  # the section of a parameter file that is for all nodes
+
+
+class Held(Protocol):
+    """What a recording holds: a BagReader, or a LeRobotReader."""
+
+    path: Path
+
+    @property
+    def topics(self) -> Mapping[str, Sequence[Any]]:
+        """Topic without a leading slash to its connections or streams, each with a `msgtype`."""
+
+    def describe(self) -> str:
+        """Its topics, in words."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +66,49 @@ class Settings:
 
     gripper_scale: what an opening of 1 m is in `gripper_command`.
     instruction: in place of the bag's topic, or empty. markers: topic whose messages begin episodes, or empty.
+    convention and what follows it: of LeRobot data sets, as `convert` takes them, or empty.
     """
 
-    policy: Mapping[str, object]
+    policy: PolicyParameters
     follower: FollowerConfig
     remaps: Mapping[str, str]
     gripper_scale: float
     instruction: str = ""
     markers: str = ""
+    convention: str = ""
+    gripper: str = ""
+    gripper_state: str = ""
+    gripper_action: str = ""
+    set_joints: tuple[str, ...] = ()
+    degrees: bool = False
+    state_features: tuple[str, ...] = ()
+    action_features: tuple[str, ...] = ()
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """How a command is told of another robot: the same for all that read bags."""
-    parser.add_argument("--params-file", type=Path, help="as the nodes take it; default: the nodes' defaults")
-    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter")
-    parser.add_argument("-r", "--remap", action="append", default=[], metavar="FROM:=TO", help="topic name in the bag")
-    parser.add_argument("--instruction", default="", help="what was done, in place of the bag's instruction topic")
-    parser.add_argument("--markers", default="", metavar="TOPIC", help="each message on it begins an episode")
-
-
-def chosen(options: argparse.Namespace) -> Settings:
+def chosen(options: RobotOptions) -> Settings:
     """What these options say. Raises ParameterError."""
-    pairs = (assignments(texts, name) for texts, name in ((options.param, "--param"), (options.remap, "--remap")))
-    return replace(read(options.params_file, *pairs), instruction=options.instruction.strip(), markers=options.markers)
+    overrides, remaps = assignments(options.param, "--param"), assignments(options.remap, "--remap")
+    settings = read(options.params_file, overrides, remaps, options.namespace)
+    settings = replace(settings, **{name: getattr(options, name) for name in OF_SETS})
+    if options.preset:
+        settings = _preset(settings, options.preset)
+    return replace(settings, instruction=options.instruction.strip(), markers=options.markers)
+
+
+def _preset(settings: Settings, name: str) -> Settings:
+    """With what `convert` knows of a robot's data, where the user said nothing."""
+    from grids_ros.convert.presets import PRESETS
+
+    convention = settings.convention or PRESETS[name].convention
+    known = PRESETS[name].fitting(convention)
+    hand = ":".join(f"{number:g}" for number in known.gripper) if known.gripper else ""
+    return replace(
+        settings,
+        convention=convention,
+        gripper=settings.gripper or hand,
+        set_joints=settings.set_joints or known.joints,
+        degrees=settings.degrees or known.joint_unit == "degrees",
+    )
 
 
 def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -73,72 +122,83 @@ def assignments(texts: Sequence[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def read(file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, str]) -> Settings:
+def read(
+    file: Path | None, overrides: Mapping[str, str], remaps: Mapping[str, str], namespace: str | None = None
+) -> Settings:
     """file: as the nodes take it (`params_file`), or None for the defaults. overrides: name to a value in YAML.
 
-    An override goes to each of the two nodes that has a parameter of that name, but for rate_hz, which is how often a
-    chunk is computed: the follower keeps its own. Raises ParameterError.
+    A name may be `node:name`. An override without a node goes to each of the two that has a parameter of that name,
+    except rate_hz, which is how often a chunk is computed: the follower keeps its own. namespace: of the nodes; None
+    is the one that the file names, if it names just one. Raises ParameterError.
     """
-    written = _parameters(file) if file else {}
-    given = {name: _value(name, text) for name, text in overrides.items()}
-    known = {parameter.name for table in NODES.values() for parameter in table}
-    for name in given:
-        if name not in known:
-            check_name(name, (*POLICY, *FOLLOWER), "replay")
-    read_for = {}
-    for node, table in NODES.items():
-        values = {**written.get(node, {}), **{name: v for name, v in given.items() if (node, name) != CONTROL_RATE}}
-        for name in written.get(node, {}):
-            check_name(name, table, node)
-        read_for[node] = {p.name: p.check(values[p.name]) if p.name in values else p.default for p in table}
+    values = _parameters(file, namespace) if file else {node: {} for node in NODES}
+    for name, text in overrides.items():
+        only, _, plain = name.rpartition(":")
+        takers = [only] if only else _takers(plain)
+        if not set(takers) <= set(NODES):
+            raise ParameterError(f"parameter '{name}': there is no node {only}, expected {' or '.join(NODES)}")
+        for node in takers:
+            check_name(plain, NODES[node], node)
+            values[node][plain] = _value(name, text)
+    policy = build(PolicyParameters, values["grids_policy"], "grids_policy")
+    follower = build(FollowerParameters, values["grids_follower"], "grids_follower")
     try:
-        follower = follower_config(read_for["grids_follower"])
+        config = follower_config(follower)
     except ValueError as error:
         raise ParameterError(f"parameters of grids_follower contradict each other: {error}") from error
-    return Settings(read_for["grids_policy"], follower, remaps, read_for["grids_follower"]["gripper_scale"])
+    return Settings(policy, config, remaps, follower.gripper_scale)
+
+
+def _takers(name: str) -> list[str]:
+    """The nodes that an override without a node's name goes to."""
+    having = [node for node, of in NODES.items() if name in (each.name for each in table(of))]
+    if not having:
+        check_name(name, [*table(PolicyParameters), *table(FollowerParameters)], "replay")
+    return [node for node in having if (node, name) != CONTROL_RATE]
 
 
 def _value(name: str, text: str) -> object:
-    """What a parameter is set to, in YAML. Raises ParameterError."""
+    """What a parameter is set to. Raises ParameterError."""
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
-        raise ParameterError(f"parameter '{name}' is {text!r}, expected YAML such as 5.0 or [a, b]") from error
+        return parse_value(text)
+    except ParameterError as error:
+        raise ParameterError(f"parameter '{name}' is {error}") from error
 
 
-def _parameters(file: Path) -> dict[str, dict]:
+def _parameters(file: Path, namespace: str | None) -> dict[str, dict]:
     """Node to its parameters in the file. Raises ParameterError."""
+    sections = read_sections(file)
+    if namespace is None:
+        named = namespaces(sections, tuple(NODES))
+        if len(named) > 1:
+            raise ParameterError(f"{file} is for nodes in {' and '.join(named)}: choose one with --namespace")
+        namespace = named[0] if named else "/"
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"cannot read parameters from {file}: {error}") from error
-    if not isinstance(content, dict):
-        raise ParameterError(f"{file} holds no parameters: expected /**/grids_policy: ros__parameters: ...")
-    by_name: dict[str, dict] = {}
-    for name, values in sections(content):
-        by_name.setdefault(name, {}).update(values)
-    if not by_name.keys() & {*NODES, EVERY}:
-        raise ParameterError(f"{file} has sections {list(content)}, expected one for {' or '.join(NODES)}")
-    return {node: _for_node(table, by_name.get(EVERY, {})) | by_name.get(node, {}) for node, table in NODES.items()}
+        check_sections(sections, tuple(ALL_NODES), namespace)
+    except ParameterError as error:
+        raise ParameterError(f"{file}: {error}") from error
+    given = {node: for_node(sections, node, namespace) for node in NODES}
+    if not any(given.values()):
+        listed = ", ".join(sections) or "none"
+        raise ParameterError(
+            f"{file} has no parameters for {' or '.join(NODES)} in namespace {namespace}; its sections: {listed}"
+        )
+    return given
 
 
-def _for_node(table: Sequence[Parameter], everybodys: Mapping[str, object]) -> dict[str, object]:
-    """Of what a file says to all nodes, what this one has a parameter for."""
-    return {parameter.name: everybodys[parameter.name] for parameter in table if parameter.name in everybodys}
-
-
-def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> dict[str, str]:
+def find_topics(source: Held, settings: Settings, cameras: Sequence[str]) -> dict[str, str]:
     """Role ("image:<camera>", "marker", or a key of TYPES) to its topic in the bag, without a leading slash.
 
-    A topic that a bag may lack, and that nobody has named, is left out where it is of another type: see `left_out`.
+    A topic that a bag may lack, and that nobody has named, is left out where it is of another type; see
+    `mistyped_topics`.
     Raises BagError for what else is missing or of another type, and lists what the bag has.
     """
-    held = source.held
-    wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy["camera_topics"], cameras).items()}
+    held = source.topics
+    wanted = {f"image:{name}": topic for name, topic in image_topics(settings.policy.camera_topics, cameras).items()}
     wanted.update({role: role for role in TYPES if not (role == "instruction" and settings.instruction)})
     if settings.markers:
         wanted["marker"] = settings.markers
-    names = sorted({*(name.lstrip("/") for name in wanted.values()), *TYPES, LABELS})
+    names = sorted({*(name.lstrip("/") for name in wanted.values()), *TYPES, LABELS, ROBOT})
     unknown = sorted(settings.remaps.keys() - set(names))
     if unknown:
         raise BagError(f"--remap of {', '.join(unknown)}: expected one of {', '.join(names)}")
@@ -157,37 +217,41 @@ def find_topics(source: Source, settings: Settings, cameras: Sequence[str]) -> d
         if "instruction" in missing:
             hint += ', or say what was done with --instruction "..."'
         listed = ", ".join(missing.values())
-        raise BagError(f"{source.path} has no messages on {listed}; it has {source.described()}. {hint}")
+        raise BagError(f"{source.path} has no messages on {listed}; it has {source.describe()}. {hint}")
     for role, topic in topics.items():
         fault = _mistyped(source, role, topic)
         if fault:
-            raise BagError(f"{source.path}: {fault}; it has {source.described()}")
+            raise BagError(f"{source.path}: {fault}; it has {source.describe()}")
         twice = [other for other in topics if other != role and topics[other] == topic]
         if twice:
             raise BagError(f"{source.path}: {topic} cannot be both {role} and {twice[0]}: change a --remap")
     return topics
 
 
-def topics_of(bag: Path, settings: Settings, cameras: Sequence[str]) -> Topics:
-    """Where a bag has what training needs of it. Raises BagError for what is missing or of another type."""
-    with Source(bag) as source:
+def topics_of(bag: Path, settings: Settings, cameras: Sequence[str], joints: Sequence[str] = ()) -> Topics:
+    """Where a bag has what training needs of it. joints: those of a policy of joints.
+
+    Raises BagError for what is missing or of another type.
+    """
+    with BagReader(bag) as source:
         found = find_topics(source, settings, cameras)
     images = {name: found.pop(f"image:{name}") for name in cameras}
     asked = {name: found.pop(name, "") for name in (*OPTIONAL, "instruction", "marker")}
     labels = settings.remaps.get(LABELS, LABELS)
-    robot = {"fingers": tuple(settings.policy["finger_joints"]), "base_frame": settings.policy["base_frame"]}
-    robot["gripper_scale"] = settings.gripper_scale
-    return Topics(cameras=images, object_poses=labels, said=settings.instruction, **robot, **found, **asked)
+    robot: dict[str, Any] = {"fingers": tuple(settings.policy.finger_joints), "base_frame": settings.policy.base_frame}
+    robot |= {"gripper_scale": settings.gripper_scale, "given_instruction": settings.instruction}
+    robot |= {"ages": AgeLimits.of(settings.policy, cameras), "joints": tuple(joints)}
+    return Topics(cameras=images, object_poses=labels, **{**robot, **found, **asked})
 
 
-def left_out(source: Source, topics: Mapping[str, str]) -> list[str]:
+def mistyped_topics(source: Held, topics: Mapping[str, str]) -> list[str]:
     """Why what a bag may lack is not among `topics` although there is a topic of its name, in words."""
-    held = source.held
+    held = source.topics
     return [_mistyped(source, role, role) for role in OPTIONAL if role in held and role not in topics]
 
 
-def _mistyped(source: Source, role: str, topic: str) -> str:
+def _mistyped(source: Held, role: str, topic: str) -> str:
     """What is wrong with the type of a topic that the bag has; empty for nothing."""
     expected = IMAGE_TYPES if role.startswith("image:") else TYPES.get(role, ())
-    others = [connection.msgtype for connection in source.held[topic] if connection.msgtype not in expected]
+    others = [connection.msgtype for connection in source.topics[topic] if connection.msgtype not in expected]
     return f"{topic} is {others[0]}, expected {' or '.join(expected)}" if expected and others else ""

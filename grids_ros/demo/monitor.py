@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from grids_ros import diagnostic_keys as keys
 from grids_ros.datatypes import NANOSECONDS
-from grids_ros.sim.model import COLOURS
+from grids_ros.sim.mujoco_model import COLOURS
 from grids_ros.sim.tasks import HOLD_S, LIFT_HEIGHT, Task, in_place
 
 LIVE_S = 1.0  # over which the live control rate is counted
 
 
-class Judge:
+class TaskMonitor:
     """Whether the task was done and stayed so, from where all objects are over time.
 
     Topics do not tell what the fingers touch: a cube counts as lifted once it is raised, as placed once it is there.
@@ -27,7 +29,7 @@ class Judge:
         self._rest: Mapping[str, np.ndarray] | None = None
         self._since_ns: int | None = None
 
-    def see(self, stamp_ns: int, positions: Mapping[str, np.ndarray]) -> None:
+    def update(self, stamp_ns: int, positions: Mapping[str, np.ndarray]) -> None:
         """positions: each object's centre, (3,) in the base frame [m]; the first call says where they rest."""
         if self._rest is None:
             self._rest = dict(positions)
@@ -44,12 +46,12 @@ class Judge:
 
 
 @dataclass
-class Episode:
+class DemoEpisode:
     """One episode as it goes; stamps in the nodes' clock [ns]."""
 
     number: int
     seed: int
-    judge: Judge
+    task_monitor: TaskMonitor
     started_ns: int
     ended_ns: int = 0
     chunks: int = 0
@@ -59,18 +61,18 @@ class Episode:
 
     @property
     def instruction(self) -> str:
-        return self.judge.task.instruction
+        return self.task_monitor.task.instruction
 
-    def row(self) -> dict[str, object]:
+    def row(self) -> dict[str, Any]:
         """For summary.json."""
-        done = self.judge.done_ns
+        done = self.task_monitor.done_ns
         return {
             "episode": self.number,
             "seed": self.seed,
             "instruction": self.instruction,
             "success": done is not None,
             "time_to_success_s": round((done - self.started_ns) / NANOSECONDS, 2) if done is not None else None,
-            "wrong_object": self.judge.wrong,
+            "wrong_object": self.task_monitor.wrong,
             "duration_s": round((self.ended_ns - self.started_ns) / NANOSECONDS, 2),
             "chunks": self.chunks,
             "holds": self.holds,
@@ -83,24 +85,25 @@ class Monitor:
     """Keeps the episodes. Messages between two episodes count for neither."""
 
     def __init__(self):
-        self.episodes: list[Episode] = []
+        self.episodes: list[DemoEpisode] = []
         self.status: dict[str, tuple[int, str, Mapping[str, str]]] = {}  # node to level, message, values
         self._inference: list[tuple[float, float]] = []  # p50 and p99 as reported, one pair per message
-        self._open: Episode | None = None
+        self._open: DemoEpisode | None = None
         self._target_ns: int | None = None
         self._targets: list[int] = []
         self._chunk: tuple[int, int] | None = None
         self._following = False
         self._last: dict[str, tuple[int, str, Mapping[str, str]]] = {}  # status as the last episode ended
 
-    def begin(self, episode: Episode) -> None:
+    def begin(self, episode: DemoEpisode) -> None:
         """From here on everything counts for this episode."""
         self.episodes.append(episode)
         self._open, self._target_ns, self._chunk, self._following = episode, None, None, False
 
     def end(self, now_ns: int) -> None:
         """The episode is over."""
-        self._open.ended_ns = now_ns
+        if self._open is not None:
+            self._open.ended_ns = now_ns
         self._open = None
         self._last = dict(self.status)
 
@@ -124,13 +127,14 @@ class Monitor:
     def objects(self, stamp_ns: int, positions: Mapping[str, np.ndarray]) -> None:
         """Where the cubes and the bowl are."""
         if self._open is not None and stamp_ns >= self._open.started_ns:
-            self._open.judge.see(stamp_ns, positions)
+            self._open.task_monitor.update(stamp_ns, positions)
 
     def diagnostics(self, node: str, level: int, message: str, values: Mapping[str, str]) -> None:
         """A node's status, by its name without the namespace."""
         self.status[node] = (level, message, values)
-        if "inference_ms_p50" in values:
-            self._inference.append((float(values["inference_ms_p50"]), float(values["inference_ms_p99"])))
+        middle, high = keys.percentile(keys.INFERENCE, 50), keys.percentile(keys.INFERENCE, 99)
+        if middle in values:
+            self._inference.append((float(values[middle]), float(values[high])))
         if node == "grids_follower" and self._open is not None:
             if level == 0:
                 self._following = True
@@ -163,8 +167,8 @@ class Monitor:
             "target_period_ms": percentiles(periods),
             "inference_ms": {"p50": p50, "p99": p99},
             "chunk_age_ms": percentiles(ages),
-            "deadline_misses": int(policy.get("deadline_misses", "0")),
-            "tokens_per_camera": _number(policy.get("tokens_per_camera", "")),
+            "deadline_misses": int(policy.get(keys.DEADLINE_MISSES, "0")),
+            "tokens_per_camera": _number(policy.get(keys.TOKENS, "")),
             "chunks": sum(row["chunks"] for row in rows),
             "holds": sum(len(row["holds"]) for row in rows),
             "rows": rows,

@@ -6,7 +6,7 @@ second then takes little of the processor that the three nodes need.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +14,22 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
-from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from grids_ros.data.bags import BAG_VERSION
+from grids_ros.data.definitions import standard_types
+from grids_ros.data.writer import RawWriter, offered_qos, qos_text
+from grids_ros.datatypes import CAMERAS, Pose
 from grids_ros.ros import qos
 from grids_ros.ros.polling import Inbox
 
-CAMERAS = ("base", "wrist")
+WRITER = "grids demo"  # as the metadata of its bag name it
+TOOL_FRAME = "tool"  # the nodes' default
+Mount = tuple[str, str, Pose]  # parent frame, child frame, pose of the child in its parent
 _FOREVER = QosTime(9223372036, 854775807)
 _PENDING = 500  # messages of one topic that may wait between two drains; images fewer
 _PENDING_IMAGES = 20
@@ -66,7 +68,7 @@ TOPICS = (
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedMessage:
     """One message as it came: CDR bytes, and when it was received, in the system's clock [ns]."""
 
     topic: str
@@ -74,35 +76,22 @@ class Recorded:
     data: bytes
 
 
-class Tap(Inbox):
-    """An inbox that hands out the bytes."""
-
-    def drain(self) -> Iterable[tuple[int, bytes]]:
-        while True:
-            with self._subscription.handle:
-                taken = self._subscription.handle.take_message(self._type, True)
-            if taken is None:
-                return
-            data, info = taken
-            yield info["received_timestamp"], data
-
-
 class Recorder:
-    """Records TOPICS from its making to `close`. A context manager."""
+    """Records TOPICS from its making to its end. A context manager."""
 
-    def __init__(self, node: Node, path: Path):
-        """path: the bag's folder, which must not exist."""
-        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
-        types = get_typestore(Stores.ROS2_JAZZY)
-        self._taps = {topic.name: Tap(node, topic.type, topic.name, topic.wanted) for topic in TOPICS}
-        self._connections = {
-            topic.name: self._writer.add_connection(
+    def __init__(self, node: Node, path: Path, mounts: Sequence[Mount] = ()):
+        """path: the bag's folder; once it is complete it replaces an earlier one of WRITER.
+
+        mounts: frames of the cameras, written to /tf_static.
+        """
+        self._mounts, self._types = mounts, standard_types()
+        self._writer = RawWriter(path, compressed=True, replace=True, by=WRITER)
+        self._inboxes = {topic.name: Inbox(node, topic.type, topic.name, topic.wanted, raw=True) for topic in TOPICS}
+        self._channels = {
+            topic.name: (
                 node.resolve_topic_name(topic.name),
                 message_type_name(topic.type),
-                typestore=types,
-                offered_qos_profiles=[bag_qos(topic.offered)],
+                qos_text([bag_qos(topic.offered)]),
             )
             for topic in TOPICS
         }
@@ -110,20 +99,50 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, *raised) -> None:
+        self._writer.__exit__(*raised)
 
-    def drain(self) -> list[Recorded]:
+    def drain(self) -> list[RecordedMessage]:
         """Write what has come since the last call; returns it, in the order of its reception."""
-        new = [Recorded(name, at, data) for name, tap in self._taps.items() for at, data in tap.drain()]
+        new = [
+            RecordedMessage(name, at, data)
+            for name, inbox in self._inboxes.items()
+            for data, at in inbox.take_received()
+        ]
         new.sort(key=lambda message: message.received_ns)
         for message in new:
-            self._writer.write(self._connections[message.topic], message.received_ns, message.data)
+            topic, msgtype, qos = self._channels[message.topic]
+            self._writer.write_raw(topic, msgtype, message.received_ns, message.data, qos)
+            if message.topic == "current_pose":
+                self._write_transforms(message)
         return new
 
-    def close(self) -> None:
-        """Finish the bag."""
-        self._writer.close()
+    def _write_transforms(self, message: RecordedMessage) -> None:
+        """The tool in the base frame to /tf, and before it the cameras to /tf_static: the wheels have no tf2_msgs."""
+        pose = deserialize_message(message.data, PoseStamped)
+        p, q, stamp = pose.pose.position, pose.pose.orientation, pose.header.stamp
+        if self._mounts:
+            mounted = [self._transform((stamp.sec, stamp.nanosec), *mount) for mount in self._mounts]
+            self._write_tf("/tf_static", message.received_ns, mounted, latched=True)
+            self._mounts = ()
+        tool = Pose((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+        moving = self._transform((stamp.sec, stamp.nanosec), pose.header.frame_id, TOOL_FRAME, tool)
+        self._write_tf("/tf", message.received_ns, [moving], latched=False)
+
+    def _write_tf(self, topic: str, at_ns: int, transforms: list, latched: bool) -> None:
+        kind = "tf2_msgs/msg/TFMessage"
+        data = self._types.serialize_cdr(self._types.types[kind](transforms), kind)
+        self._writer.write_raw(topic, kind, at_ns, data, offered_qos(latched))
+
+    def _transform(self, stamp: tuple[int, int], parent: str, child: str, pose: Pose):
+        def new(name: str, *fields):
+            return self._types.types[name](*fields)
+
+        header = new("std_msgs/msg/Header", new("builtin_interfaces/msg/Time", *stamp), parent)
+        translation = new("geometry_msgs/msg/Vector3", *pose.position.tolist())
+        rotation = new("geometry_msgs/msg/Quaternion", *pose.quaternion.tolist())
+        placed = new("geometry_msgs/msg/Transform", translation, rotation)
+        return new("geometry_msgs/msg/TransformStamped", header, child, placed)
 
 
 def message_type_name(message_type: type) -> str:

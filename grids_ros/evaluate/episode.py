@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from grids_ros.control.continuity import Continuation, Continuity, Standstill
+from grids_ros.control.continuity import Continuation
 from grids_ros.control.defaults import CAMERA_MAX_AGE_S, CHUNK_RATE_HZ, FOLLOWER
 from grids_ros.control.follower import Command, Follower, FollowerConfig, Refused
+from grids_ros.control.session import Inference, PolicySession, Skip
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation, PolicyOutput
-from grids_ros.observation import AgeLimits, ObservationBuffer
+from grids_ros.observation.buffer import AgeLimits, ObservationBuffer
+from grids_ros.policy.errors import InputError
 from grids_ros.sim.disturbance import Detour
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import SuccessMonitor, Task
@@ -22,13 +24,24 @@ from grids_ros.sim.tasks import SuccessMonitor, Task
 LIMIT_S = 15.0  # an episode without success ends here
 PLACING_S = 5.0  # more time where the cube has to be put somewhere
 START_NS = 10 * NANOSECONDS  # of the simulated clock
-Arriving = tuple[int, ActionChunk] | None  # when a chunk is due at the follower, and the chunk
 
 
-class Infers(Protocol):
+class _PendingChunk(NamedTuple):
+    """A chunk that is due at the follower at this instant."""
+
+    due_ns: int
+    inference: Inference
+    chunk: ActionChunk
+
+
+class PolicyLike(Protocol):
     """What is evaluated: a Policy, or anything that looks like one."""
 
     cameras: tuple[str, ...]
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Those that observations hold; none for a policy of poses."""
 
     def infer(self, observation: Observation, *, continuation: Continuation | None = None) -> PolicyOutput: ...
 
@@ -51,7 +64,7 @@ class Tick:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class EpisodeResult:
     """How an episode ended.
 
     wrong: the objects that a mistake was made with, see Task.wrong. time_s: until success, or the limit.
@@ -67,76 +80,130 @@ class Result:
     coordinates: dict[str, np.ndarray]
 
 
-def play(
-    policy: Infers,
+def rollout(
+    policy: PolicyLike,
     scene: Scene,
     task: Task,
     seed: int,
     delays: Iterator[float],
     config: FollowerConfig = FOLLOWER,
     detour: Detour | None = None,
-) -> Iterator[Step | Tick | Result]:
-    """Yield every inference and every tick, then the Result.
+) -> Iterator[Step | Tick | EpisodeResult]:
+    """Yield every inference and every tick, then the EpisodeResult.
 
     delays: for each inference the simulated time from its observation to its chunk's arrival at the follower [s]. As
     on the robot, the next inference does not start before. config: of the follower. detour: what is asked for before
     `task`, which alone counts.
     """
     scene.reset(seed)
-    buffer = ObservationBuffer(policy.cameras, AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S)))
-    buffer.instruction = detour.task.instruction if detour else task.instruction
-    follower, continuity, commands, monitor = Follower(config), Continuity(), Standstill(), SuccessMonitor(task)
+    robot, monitor = _SimulatedRobot(policy, scene, delays, config), SuccessMonitor(task)
+    outputs, wrong = _Outputs(), set[str]()
+    robot.session.instruct(detour.task.instruction if detour else task.instruction)
     ticks_per_chunk = round(1.0 / (CHUNK_RATE_HZ * config.period_s))
-    arriving: Arriving = None
-    latencies, seen, wrong = [], {name: [] for name in policy.cameras}, set()
     success, tick, limit_s = False, 0, LIMIT_S + (PLACING_S if task.onto else 0.0)
     while not success and scene.time_s < limit_s:
         now_ns = START_NS + round(tick * config.period_s * NANOSECONDS)
-        buffer.add_pose(now_ns, scene.tool_pose())
-        buffer.add_gripper(now_ns, scene.gripper_opening())
-        follower.measure(now_ns, scene.tool_pose())
-        if tick % ticks_per_chunk == 0 and (arriving is None or arriving[0] <= now_ns):
-            arriving = _deliver(arriving, follower, continuity, now_ns)
-            for name in policy.cameras:
-                buffer.add_image(name, now_ns, _message(scene.render(name)))
-            observation = buffer.observe(now_ns)
-            held = commands.since()
-            continuation = continuity.at(observation, held) if config.join == "rtc" else None
-            step = Step(observation, policy.infer(observation, continuation=continuation))
+        robot.sense(now_ns)
+        if tick % ticks_per_chunk == 0 and (step := robot.infer(now_ns)):
             yield step
-            latencies.append(1e3 * step.output.latency_s.get("total", 0.0))
-            for name, points in step.output.coordinates.items():
-                seen[name].append(points)
-            arriving = (now_ns + round(next(delays) * NANOSECONDS), step.output.chunk)
-        arriving = _deliver(arriving, follower, continuity, now_ns)
-        command = follower.tick(now_ns)
-        if command:
-            commands.see(command.pose.position, command.pose.quaternion)
-        yield Tick(now_ns, command, follower.chunk)
-        scene.step(command.pose if command else None, command.gripper if command else None, config.period_s)
+            outputs.add(step.output)
+        told = robot.command(now_ns)
+        yield told
+        robot.move(told.command)
         tick += 1
         if detour and detour.over(scene):
-            buffer.instruction, detour = task.instruction, None
-            continuity.forget()  # as the node does: no chunk for the old instruction is sent, or gone on from
-            arriving = None
+            robot.session.instruct(task.instruction)
+            detour = None
         asked = detour.task if detour else task
         success = asked is task and monitor.update(scene)
         wrong.update(asked.wrong(scene))
-    coordinates = {name: np.stack(points) for name, points in seen.items() if points}
-    yield Result(seed, task.colour, success, tuple(sorted(wrong)), scene.time_s, tuple(latencies), coordinates)
+    made = tuple(sorted(wrong)), scene.time_s, tuple(outputs.latencies_ms), outputs.coordinates()
+    yield EpisodeResult(seed, task.colour, success, *made)
 
 
-def _deliver(arriving: Arriving, follower: Follower, continuity: Continuity, now_ns: int) -> Arriving:
-    """Hand over a chunk that is due; what is then still on its way.
+class _SimulatedRobot:
+    """What the nodes hold on a robot, around the simulation: buffer, session, policy and follower."""
 
-    As on the robot, a chunk that is refused changes nothing, and the policy does not learn of it.
-    """
-    if arriving is None or arriving[0] > now_ns:
-        return arriving
-    continuity.arrived(arriving[1], now_ns)
-    with suppress(Refused):
-        follower.accept(arriving[1], now_ns)
-    return None
+    def __init__(self, policy: PolicyLike, scene: Scene, delays: Iterator[float], config: FollowerConfig):
+        limits = AgeLimits(cameras=dict.fromkeys(policy.cameras, CAMERA_MAX_AGE_S))
+        self._policy, self._scene, self._delays, self._period_s = policy, scene, delays, config.period_s
+        self._buffer = ObservationBuffer(policy.cameras, limits, joints=policy.joints)
+        self._follower, self.session = Follower(config), PolicySession(config.join)
+        self._on_its_way: _PendingChunk | None = None
+
+    def sense(self, now_ns: int) -> None:
+        """Take in what the arm measures, and a chunk that is due."""
+        scene, buffer = self._scene, self._buffer
+        buffer.add_pose(scene.tool_pose(), now_ns, now_ns)
+        buffer.add_opening(scene.gripper_opening(), now_ns, now_ns)
+        positions = dict(zip(scene.joint_names, scene.joint_positions(), strict=True))
+        buffer.add_joints({name: positions[name] for name in self._policy.joints}, now_ns, now_ns)
+        self._follower.measure(now_ns, scene.tool_pose())
+        self._deliver(now_ns)
+
+    def infer(self, now_ns: int) -> Step | None:
+        """Draw the cameras and ask the policy; None while a chunk is on its way, or where the policy refuses."""
+        if self.session.busy:
+            return None
+        for name in self._policy.cameras:
+            self._buffer.add_image(name, _message(self._scene.render(name)), now_ns, now_ns)
+        inference = self.session.begin(now_ns, self._buffer.observe)
+        if isinstance(inference, Skip):
+            raise RuntimeError(f"no inference at {now_ns}: {inference}")
+        output = _infer(self._policy, self.session, inference)
+        if output is None:
+            return None
+        self._on_its_way = _PendingChunk(now_ns + round(next(self._delays) * NANOSECONDS), inference, output.chunk)
+        self._deliver(now_ns)
+        return Step(inference.observation, output)
+
+    def command(self, now_ns: int) -> Tick:
+        """What the follower tells the arm in this period."""
+        command = self._follower.tick(now_ns)
+        if command:
+            self.session.command(command.pose.position, command.pose.quaternion)
+        return Tick(now_ns, command, self._follower.chunk)
+
+    def move(self, command: Command | None) -> None:
+        """One period of the simulation."""
+        self._scene.step(command.pose if command else None, command.gripper if command else None, self._period_s)
+
+    def _deliver(self, now_ns: int) -> None:
+        """Hand over a chunk that is due. As on the robot, a chunk that is refused changes nothing, and the policy does
+        not learn of it."""
+        chunk = self._on_its_way
+        if chunk is None or chunk.due_ns > now_ns:
+            return
+        self._on_its_way = None
+        if self.session.finish(chunk.inference, chunk.chunk, now_ns):
+            with suppress(Refused):
+                self._follower.accept(chunk.chunk, now_ns)
+
+
+class _Outputs:
+    """What is kept of the inferences of an episode."""
+
+    def __init__(self) -> None:
+        self.latencies_ms: list[float] = []
+        self._points: dict[str, list[np.ndarray]] = {}
+
+    def add(self, output: PolicyOutput) -> None:
+        self.latencies_ms.append(1e3 * output.latency_s.get("total", 0.0))
+        for name, points in output.coordinates.items():
+            self._points.setdefault(name, []).append(points)
+
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """Camera to (inferences, K, 2)."""
+        return {name: np.stack(points) for name, points in self._points.items()}
+
+
+def _infer(policy: PolicyLike, session: PolicySession, inference: Inference) -> PolicyOutput | None:
+    """What the policy says; None where it refuses, as for joints beyond their limits: the arm goes on as before."""
+    try:
+        return policy.infer(inference.observation, continuation=inference.continuation)
+    except InputError:
+        session.refuse(inference)
+        return None
 
 
 def _message(rgb: np.ndarray) -> SimpleNamespace:

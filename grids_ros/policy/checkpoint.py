@@ -1,18 +1,22 @@
-"""A policy as one folder, that says everything needed to run it, and an error for every way it can be broken.
+"""A policy as one folder with everything needed to run it, and an error for every way it can be broken.
 
-config.json           transformers' configuration: PI0Config
-grids.json            sampler, stem, cameras in order, prompt length, chunk timing, what states and actions mean
+config.json           the model's configuration, by its backbone's schema
+grids.json            sampler, stem, cameras in order, prompt length, chunk timing, spaces, image fit; and the digests
+                      of the other files, so that a mixture of two checkpoints is refused
 model.safetensors     every tensor of the model, the sampler's included
 tokenizer.json        of the `tokenizers` library
 normalization.json    mean and standard deviation of states and actions
-provenance.json       what it was trained on, how, and what it scored
+provenance.json       how it was made and what it scored; decides nothing
+README.md             the card: the same for people
+contract.txt          what it takes and gives, number by number
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,66 +27,25 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from grids_ros.files import write_whole
+from grids_ros.files import current, replacing_files
+from grids_ros.policy import weights as safetensors
 from grids_ros.policy.backbone import backbone_of
-from grids_ros.policy.baselines import BaselineConfig
+from grids_ros.policy.card import card
+from grids_ros.policy.contract import contract, numbers_of
 from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.format1 import upgraded
 from grids_ros.policy.grids import attach, tokens_per_camera
-from grids_ros.policy.preprocess import ACTION_DIM, BEGIN, Normalization, Prompt, frame
-from grids_ros.policy.spaces import ACTIONS, MATRIX, RELATIVE, STATES, ActionSpace, StateSpace
-from grids_ros.policy.weights import Lazy, finite, stored, write
-from grids_ros.sampler import SamplerConfig
+from grids_ros.policy.preprocess import BEGIN, Normalization, Prompt, frame
+from grids_ros.policy.provenance import PROVENANCE, read_provenance
+from grids_ros.policy.schema import Array, Object, Real, read_json
+from grids_ros.policy.spaces import Actions, States
+from grids_ros.policy.spec import PolicySpec
+from grids_ros.policy.weights import LazyTensor
 
-
-@dataclass(frozen=True)
-class PolicySpec:
-    """What grids.json says beside transformers' configuration.
-
-    cameras: names, in the order of the image tokens. prompt_length: text tokens. step_s: between the steps of a
-    chunk [s]. denoising_steps: of the flow. stem: channels of the convolutional stem, or None. sampler: GridS, or what
-    it is compared with, or None for the dense model. state, action: what the numbers mean.
-    """
-
-    cameras: tuple[str, ...]
-    prompt_length: int
-    step_s: float
-    denoising_steps: int
-    stem: tuple[int, ...] | None
-    sampler: SamplerConfig | BaselineConfig | None
-    state: StateSpace = MATRIX
-    action: ActionSpace = RELATIVE
-
-    def to_dict(self) -> dict:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        spaces = {"state": values.pop("state").meaning, "action": values.pop("action").meaning}
-        return {**values, "sampler": self.sampler.to_dict() if self.sampler else None, "spaces": spaces}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> PolicySpec:
-        """Raises ValueError for missing or unknown keys, or another meaning of states and actions."""
-        expected = {f.name for f in fields(cls)} - {"state", "action"} | {"spaces"}
-        if set(values) != expected:
-            raise ValueError(f"keys are {sorted(values)}, expected {sorted(expected)}")
-        values = dict(values)
-        meanings = values.pop("spaces")
-        for what, spaces in (("state", STATES), ("action", ACTIONS)):
-            if meanings.get(what) not in spaces:
-                known = " or ".join(map(repr, spaces))
-                raise ValueError(f"spaces: {what} means {meanings.get(what)!r}, this package speaks {known}")
-            values[what] = spaces[meanings[what]]
-        if not values["cameras"]:
-            raise ValueError("cameras is empty, expected at least one name")
-        sampler, stem = values.pop("sampler"), values.pop("stem")
-        return cls(
-            **{**values, "cameras": tuple(values["cameras"])},
-            stem=tuple(stem) if stem else None,
-            sampler=_sampler(sampler) if sampler else None,
-        )
-
-
-def _sampler(values: dict) -> SamplerConfig | BaselineConfig:
-    """What only a baseline has is the name of its pruner."""
-    return BaselineConfig.from_dict(values) if "pruner" in values else SamplerConfig.from_dict(values)
+WEIGHTS, CARD = "model.safetensors", "README.md"
+CONTRACT = "contract.txt"
+SMALLEST, LARGEST = 1e-6, 1e6  # of a standard deviation
+NAMES = ("config.json", "grids.json", "normalization.json", "tokenizer.json", WEIGHTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +60,13 @@ class Checkpoint:
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """How many tokens per camera it was trained to see, in ascending order; more than one after nested training."""
+        """Tokens per camera that it was trained to take, in ascending order; more than one after nested training."""
         if self.spec.sampler is None:
             return (tokens_per_camera(self.model),)
-        nested = self.provenance.get("stages", [{}])[-1].get("nested", ())
-        return tuple(sorted({self.spec.sampler.tokens, *nested}))
+        return self.spec.token_budgets or (self.spec.sampler.tokens,)
 
     @property
-    def spaces(self) -> tuple[StateSpace, ActionSpace]:
+    def spaces(self) -> tuple[States, Actions]:
         """What its states and actions mean, orientations written as in the data that it is normalised by."""
         known = self.normalization
         states, actions = (known.state_mean, known.state_std), (known.action_mean, known.action_std)
@@ -117,6 +79,7 @@ class Checkpoint:
             length=self.spec.prompt_length,
             placeholders=len(self.spec.cameras) * tokens_per_camera(self.model),
             image_token=backbone_of(self.model.config.model_type).image_token(self.model.config),
+            format=self.spec.prompt,
         )
 
 
@@ -139,127 +102,244 @@ def allocate(config: PretrainedConfig, spec: PolicySpec, dtype: torch.dtype, dev
         torch.set_default_dtype(before)
 
 
-def save(checkpoint: Checkpoint, folder: Path, weights: Mapping[str, Lazy] | None = None) -> None:
-    """Write every file of the folder; an existing checkpoint there is replaced file by file, the weights last.
+# --- writing -------------------------------------------------------------------------------------------------------
 
-    weights: in place of the model's own, for one that is not in memory.
+
+def save(checkpoint: Checkpoint, folder: Path, weights: Mapping[str, LazyTensor] | None = None) -> None:
+    """Write every file of the folder; those of a checkpoint there are replaced all together, once all are written.
+
+    weights: in place of the model's own, for one that is not in memory. Raises OutputError or OSError where the folder
+    cannot be written; it then holds what it held before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    normalization = {f.name: getattr(checkpoint.normalization, f.name).tolist() for f in fields(Normalization)}
-    for name, values in (
-        ("config.json", checkpoint.model.config.to_dict()),
-        ("grids.json", checkpoint.spec.to_dict()),
-        ("normalization.json", normalization),
-        ("provenance.json", checkpoint.provenance),
-    ):
-        write_whole(folder / name, json.dumps(values, indent=2, default=str) + "\n")
-    checkpoint.tokenizer.save(str(folder / "tokenizer.json"))
     if weights is None:
-        weights = {name: Lazy.of(tensor) for name, tensor in checkpoint.model.state_dict().items()}
-    write(folder / "model.safetensors", weights)
+        weights = {name: LazyTensor.of(tensor) for name, tensor in checkpoint.model.state_dict().items()}
+    config, normalization = checkpoint.model.config, checkpoint.normalization
+    with replacing_files(Path(folder)) as part:
+        _write_json(part / "config.json", backbone_of(config.model_type).describe(config))
+        statistics = {f.name: getattr(normalization, f.name).tolist() for f in fields(Normalization)}
+        _write_json(part / "normalization.json", statistics)
+        checkpoint.tokenizer.save(str(part / "tokenizer.json"))
+        files = {name: _digest(part / name) for name in ("config.json", "normalization.json", "tokenizer.json")}
+        files[WEIGHTS] = safetensors.write(part / WEIGHTS, weights)
+        _write_notes(checkpoint, part, files)
+
+
+def save_notes(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write anew what is not learnt: grids.json, provenance.json and the card. The other files must be its own."""
+    files = read_json(current(folder, "grids.json")).get("files")
+    with replacing_files(Path(folder)) as part:
+        _write_notes(checkpoint, part, files)
+
+
+def record_evaluation(folder: Path, evaluation: dict) -> None:
+    """Add what a checkpoint scored in closed loop to its provenance and card; the same question replaces.
+
+    Raises CheckpointError for a spoilt provenance: call `read_provenance` before the work.
+    """
+    checkpoint = replace(load(folder), provenance=read_provenance(folder))
+    question = ("task", "ood", "first_seed", "episodes", "tokens_per_camera", "join", "delay_ms", "swap_m")
+    earlier = checkpoint.provenance.get("evaluations", [])
+    others = [one for one in earlier if any(one.get(name) != evaluation.get(name) for name in question)]
+    checkpoint.provenance["evaluations"] = [*others, evaluation]
+    save_notes(checkpoint, folder)
+
+
+def _write_notes(checkpoint: Checkpoint, folder: Path, files: dict[str, str] | None) -> None:
+    """files: the digests of the other files, or None for a folder that has none."""
+    values = checkpoint.spec.to_dict()
+    sealed = {**files, "grids.json": seal(values)} if files else None
+    _write_json(folder / "grids.json", {**values, "files": sealed})
+    _write_json(folder / PROVENANCE, checkpoint.provenance)
+    (folder / CARD).write_text(card(checkpoint))
+    (folder / CONTRACT).write_text(contract(checkpoint))
+
+
+def seal(values: dict) -> str:
+    """The digest of a grids.json, less the digests in it."""
+    content = {name: value for name, value in values.items() if name != "files"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2, default=str) + "\n")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def load(folder: Path | str, device: str = "cpu") -> Checkpoint:
-    """Read a checkpoint folder, its weights straight to a torch device: they are never in memory twice.
+    """Read a checkpoint folder; its weights are never in memory twice.
 
     Raises CheckpointError for every missing, broken or disagreeing piece.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist")
-    names = (
-        "config.json",
-        "grids.json",
-        "normalization.json",
-        "provenance.json",
-        "tokenizer.json",
-        "model.safetensors",
-    )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"checkpoint {folder} lacks {', '.join(missing)}; it needs {', '.join(names)}")
-    try:
-        spec = PolicySpec.from_dict(_json(folder / "grids.json"))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'grids.json'}: {error}") from error
-    normalization = read_normalization(folder / "normalization.json", spec.state.size)
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of damage
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
-    if tokenizer.post_processor is None:  # a folder from before the tokenizer said what frames a prompt
-        frame(tokenizer, BEGIN)
-    weights = _stored(folder / "model.safetensors")
-    dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
-    try:
-        values = _json(folder / "config.json")
-        model = allocate(backbone_of(values.get("model_type")).configure(values), spec, dtype, device)
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a model: {error}") from error
-    _fill(model, weights, folder / "model.safetensors")
-    return Checkpoint(model, spec, tokenizer, normalization, _json(folder / "provenance.json"))
+    paths = {name: current(folder, name) for name in NAMES}
+    if missing := [name for name, path in paths.items() if not path.is_file()]:
+        raise CheckpointError(f"checkpoint {folder} lacks {', '.join(missing)}; it needs {', '.join(NAMES)}")
+    provenance = read_json(current(folder, PROVENANCE)) if current(folder, PROVENANCE).is_file() else {}
+    spec, files = read_spec(paths["grids.json"], provenance)
+    named = {"state_std": numbers_of(spec.state), "action_std": numbers_of(spec.action)}
+    normalization = read_normalization(paths["normalization.json"], spec.state.size, spec.action.size, named)
+    config = _read_config(paths["config.json"])
+    tensors = _tensors(paths[WEIGHTS])
+    model = _filled(config, spec, tensors, paths)
+    if files is not None:
+        _refuse_mixture(paths, files)
+    tokenizer = read_tokenizer(paths["tokenizer.json"])
+    _refuse_words(tokenizer, model, paths["tokenizer.json"])
+    return Checkpoint(_on(model, device, paths[WEIGHTS]), spec, tokenizer, normalization, provenance)
 
 
-def _json(path: Path) -> dict:
+def read_instructions(folder: Path) -> tuple[str, ...]:
+    """The instructions that a policy was trained with, without loading it. Raises CheckpointError."""
+    provenance = current(folder, PROVENANCE)
+    return read_spec(current(folder, "grids.json"), read_json(provenance) if provenance.is_file() else {})[
+        0
+    ].instructions
+
+
+def read_spec(path: Path, provenance: dict) -> tuple[PolicySpec, dict[str, str] | None]:
+    """grids.json of this or the earlier format, and the digests of the other files or None. Raises CheckpointError.
+
+    provenance: of the same folder, for the earlier format.
+    """
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected an object")
-    return values
+        if "format" not in values and "spaces" in values:
+            values = upgraded(values, provenance)
+        spec = PolicySpec.from_dict(values)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    files = values.get("files")
+    if files is None:
+        return spec, None
+    if set(files) != set(NAMES):
+        raise CheckpointError(f"{path}: files has {', '.join(files) or 'nothing'}, expected {', '.join(NAMES)}")
+    if files.pop("grids.json") != seal(values):
+        raise CheckpointError(
+            f"{path} was changed after it was saved; if you want the change, set its `files` to null: the digests are "
+            "then not compared"
+        )
+    return spec, files
 
 
-def read_normalization(path: Path, state_size: int) -> Normalization:
-    """Of a normalization.json, for states of so many numbers. Raises CheckpointError for any other."""
-    values = _json(path)
-    sizes = {"state_mean": state_size, "state_std": state_size, "action_mean": ACTION_DIM, "action_std": ACTION_DIM}
-    if set(values) != set(sizes):
-        raise CheckpointError(f"{path} has keys {sorted(values)}, expected {sorted(sizes)}")
-    arrays = {}
-    for name, size in sizes.items():
-        try:
-            array = np.array(values[name], dtype=np.float64)
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path}: {name} is no list of numbers: {error}") from error
-        if array.shape != (size,) or not np.isfinite(array).all():
-            raise CheckpointError(f"{path}: {name} has shape {array.shape}, expected ({size},) of finite numbers")
-        if name.endswith("std") and (array == 0.0).any():
-            raise CheckpointError(f"{path}: {name} has a zero, which nothing can be divided by")
-        arrays[name] = array
+def read_normalization(
+    path: Path, state_size: int, action_size: int, named: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> Normalization:
+    """Of a normalization.json, for states and actions of so many numbers. Raises CheckpointError for any other.
+
+    named: `state_std` and `action_std` to the names of their numbers, as of `contract.numbers_of`. Where they are
+    given, no number but the gripper's has a negative deviation.
+    """
+    sizes = {"state_mean": state_size, "state_std": state_size, "action_mean": action_size, "action_std": action_size}
+    schema = Object({name: Array(Real(-1e6, 1e6), size, size) for name, size in sizes.items()})
+    try:
+        arrays = {name: np.array(values) for name, values in schema.check("", read_json(path)).items()}
+        for name in ("state_std", "action_std"):
+            _refuse_deviations(name, arrays[name], [one for one, _ in named[name]] if named else None)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return Normalization(**arrays)
 
 
-def _stored(path: Path) -> dict[str, Lazy]:
+def _refuse_deviations(name: str, deviations: np.ndarray, called: Sequence[str] | None) -> None:
+    """Raises ValueError for one that no data has: it would shrink, blow up or turn round what the policy does."""
+    for index, deviation in enumerate(deviations):
+        what = f"{name}[{index}]" + (f" ({called[index]})" if called else "")
+        if not SMALLEST <= abs(deviation) <= LARGEST:
+            raise ValueError(f"{what} is {deviation:g}, expected {SMALLEST:g} to {LARGEST:g}")
+        if called and deviation < 0.0 and not any(word in called[index] for word in ("gripper", "finger")):
+            raise ValueError(f"{what} is {deviation:g}, expected more than 0: only a gripper counts the other way")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Of a tokenizer.json. Raises CheckpointError for one that the `tokenizers` library does not take."""
     try:
-        return stored(path)
+        tokenizer = Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - it raises bare Exception, and panics outside of Exception
+        raise CheckpointError(f"{path} is no tokenizer: {error}") from error
+    if tokenizer.post_processor is None:  # a folder from before the tokenizer said what frames a prompt
+        try:
+            frame(tokenizer, BEGIN)
+        except KeyError as error:
+            raise CheckpointError(f"{path}: {error.args[0]}") from error
+    return tokenizer
+
+
+def _read_config(path: Path) -> PretrainedConfig:
+    values = read_json(path)
+    try:
+        return backbone_of(values.get("model_type")).configure(values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.load_tensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
 
 
-@torch.no_grad()
-def _fill(model: PreTrainedModel, weights: dict[str, Lazy], path: Path) -> None:
-    """Every tensor of the model from the file, and none beside: nothing is left at random values in silence."""
-    for name in backbone_of(model.config.model_type).UNUSED:
-        if f"{name}.weight" not in weights:
-            owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, None)
-    own, found = model.state_dict(keep_vars=True), set(weights)
-    for what, names in (("lacks", set(own) - found), ("has unknown", found - set(own))):
+def _refuse_mixture(paths: Mapping[str, Path], files: Mapping[str, str]) -> None:
+    for name, expected in files.items():
+        found = safetensors.digest_of(paths[name]) if name == WEIGHTS else _digest(paths[name])
+        if found != expected:
+            raise CheckpointError(
+                f"{paths[name]} does not belong to {paths['grids.json']}: its digest is {(found or 'none')[:12]}, "
+                f"expected {expected[:12]}; the folder mixes two checkpoints, or the file was changed"
+            )
+
+
+def _filled(
+    config: PretrainedConfig, spec: PolicySpec, tensors: dict[str, Tensor], paths: Mapping[str, Path]
+) -> PreTrainedModel:
+    """The model with exactly these tensors: nothing stays at random values."""
+    path, backbone = paths[WEIGHTS], backbone_of(config.model_type)
+    try:
+        shapes = allocate(config, spec, torch.float32, "meta").state_dict()
+    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{paths['config.json']} and grids.json describe no model: {error}") from error
+    unused = {f"{name}.weight" for name in backbone.UNUSED} - set(tensors)
+    expected, found = set(shapes) - unused, set(tensors)
+    for what, names in (("lacks", expected - found), ("has unknown", found - expected)):
         if names:
             raise CheckpointError(f"{path} {what} {len(names)} tensors, among them {', '.join(sorted(names)[:5])}")
-    broken = []
-    for name, tensor in own.items():
-        if weights[name].shape != tuple(tensor.shape):
-            expected = tuple(tensor.shape)
-            raise CheckpointError(f"{path}: {name} has shape {weights[name].shape}, expected {expected}")
-        _read_into(tensor, weights[name])
-        broken += [] if finite(tensor) else [name]
+    for name in sorted(expected):
+        if tensors[name].shape != shapes[name].shape:
+            wanted = tuple(shapes[name].shape)
+            raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {wanted}")
+        if not tensors[name].is_floating_point() and shapes[name].is_floating_point():
+            raise CheckpointError(f"{path}: {name} is of {tensors[name].dtype}, expected floating-point numbers")
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
+    model = allocate(config, spec, dtype, "cpu")
+    for name in unused:
+        owner, _, attribute = name.removesuffix(".weight").rpartition(".")
+        setattr(model.get_submodule(owner), attribute, None)
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def _refuse_words(tokenizer: Tokenizer, model: PreTrainedModel, path: Path) -> None:
+    words = len(model.get_submodule(backbone_of(model.config.model_type).TOWERS[1]).embed_tokens.weight)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= words:
+        raise CheckpointError(f"{path} has token ids up to {largest}, the model's embedding has {words} rows")
+
+
+def _on(model: PreTrainedModel, device: str, path: Path) -> PreTrainedModel:
+    model = model.to(device)
+    broken = [name for name, tensor in model.state_dict().items() if not safetensors.finite(tensor)]
     if broken:
         raise CheckpointError(f"{path}: {len(broken)} tensors hold NaN or infinity, among them {broken[0]}")
-
-
-def _read_into(tensor: Tensor, stored: Lazy) -> None:
-    if tensor.dtype != stored.dtype:  # a model of two precisions stays one
-        tensor.data = torch.empty_like(tensor, dtype=stored.dtype)
-    stored.fill(tensor.data)
+    return model

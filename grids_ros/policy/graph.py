@@ -2,44 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 WARM_UPS = 3  # calls before recording: libraries choose kernels and take their workspaces
+Inputs = tuple[Tensor | None, ...]
+Outputs = tuple[Tensor | None, ...]
 
 
-class Graphs:
-    """A function of tensors, recorded once for each combination of input shapes, and replayed from then on.
+class Capture(Protocol):
+    """Records one call of a function of tensors.
 
-    The function returns tensors or None, and must neither wait for the device nor bring tensors onto it. What it
-    returned is overwritten by its next call with the same shapes.
+    Returns what repeats it on whatever the inputs hold by then, and the outputs, which each repetition overwrites.
     """
 
-    def __init__(self, function: Callable):
-        self._function, self._recorded = function, {}
+    def __call__(self, function: Callable[..., Outputs], inputs: Inputs) -> tuple[Callable[[], None], Outputs]: ...
 
-    def __call__(self, *inputs: Tensor | None):
-        key = tuple(None if tensor is None else tensor.shape for tensor in inputs)
-        if key not in self._recorded:
-            self._recorded[key] = self._record(inputs)
-        graph, own, outputs = self._recorded[key]
+
+class CudaCapture:
+    """CUDA graphs of one device, in one memory pool, captured on one stream.
+
+    The pool is shared: what a graph returned is valid until another one is replayed.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        with torch.cuda.device(device):
+            self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[..., Outputs], inputs: Inputs) -> tuple[Callable[[], None], Outputs]:
+        with torch.cuda.device(self._device):  # capture is on the current device, wherever the kernels run
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    function(*inputs)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: another thread may allocate meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                outputs = function(*inputs)
+        return lambda: self._replay(graph), outputs
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        with torch.cuda.device(self._device):
+            graph.replay()
+
+
+class Recordings:
+    """A function of tensors, recorded for some combinations of input shapes.
+
+    The function returns tensors or None, and must neither wait for the device nor bring tensors onto it.
+    """
+
+    def __init__(self):
+        self._recorded: dict[Hashable, tuple[Callable[[], None], Inputs, Outputs]] = {}
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    def holds(self, meaning: Hashable, inputs: Inputs) -> bool:
+        """Whether `replay` can serve these inputs."""
+        return (meaning, _shapes(inputs)) in self._recorded
+
+    def record(self, meaning: Hashable, capture: Capture, function: Callable[..., Outputs], inputs: Inputs) -> None:
+        """Record the function for inputs of these shapes. meaning: whatever else the recording depends on."""
+        own = tuple(None if tensor is None else tensor.clone() for tensor in inputs)
+        self._recorded[meaning, _shapes(inputs)] = (*capture(function, own), own)
+
+    def replay(self, meaning: Hashable, inputs: Inputs) -> Outputs:
+        """The function's outputs for these inputs. Raises KeyError where nothing was recorded."""
+        again, outputs, own = self._recorded[meaning, _shapes(inputs)]
         for static, tensor in zip(own, inputs, strict=True):
-            if tensor is not None:
+            if static is not None and tensor is not None:
                 static.copy_(tensor, non_blocking=True)
-        graph.replay()
-        return outputs
+        again()
+        return tuple(None if tensor is None else tensor.clone() for tensor in outputs)
 
-    def _record(self, inputs: tuple[Tensor | None, ...]):
-        own = [None if tensor is None else tensor.clone() for tensor in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                self._function(*own)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self._function(*own)
-        return graph, own, outputs
+    def clear(self) -> None:
+        """Forget all recordings."""
+        self._recorded.clear()
+
+
+def _shapes(inputs: Inputs) -> Hashable:
+    return tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs)

@@ -5,9 +5,13 @@ inference runs, the arm goes on with the previous chunk. Those steps are settled
 the flow is drawn toward them, by pseudo-inverse guidance (section 3.2), and fills in the rest. The paper's time runs
 from noise (0) to actions (1), PI0's from noise (1) to actions (0): here t is PI0's, so the paper's tau is 1 - t.
 
-The guidance acts through the Jacobian of the predicted actions. A policy that is sure of itself predicts the same
-whatever the noise, its Jacobian is close to zero, and guidance alone leaves most of the gap (measured: half). So what
-is left is closed at the end, by the same weights: the settled steps are met exactly.
+The guidance acts through the Jacobian of the predicted actions. Here the expert's layers are left out of it, and the
+error goes back along the residual around them: in closed loop no success and no smoothness was lost by that, and a
+guided step costs little more than a free one, where the whole Jacobian doubles it (docs/validation.md).
+
+A policy that is sure of itself predicts the same whatever the noise, its Jacobian is close to zero, and guidance alone
+leaves most of the gap (measured: half). So what is left is closed at the end, by the same weights: the settled steps
+are met exactly.
 """
 
 from __future__ import annotations
@@ -15,15 +19,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from grids_ros.control.continuity import Continuation
+from grids_ros.control.trajectory import Trajectory
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Observation
-from grids_ros.policy.spaces import RELATIVE, ActionSpace
+from grids_ros.policy.errors import InputError
+from grids_ros.policy.spaces import RELATIVE, Actions, States
 
 MAX_GUIDANCE = 5.0  # the paper's beta: bounds the guidance near pure noise, where its weight diverges
 FREE = 0.5  # of a chunk, its end, is never bound: the paper's execution horizon
@@ -53,12 +59,13 @@ class Guidance:
         field: the flow's own velocity, a function of actions and t. Equation 2 of the paper: the error of the
         predicted actions goes back through the Jacobian of that prediction.
         """
-        with torch.enable_grad():
-            actions = actions.detach().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            actions = actions.clone().requires_grad_(True)
             velocity = field(actions, t)
             predicted = actions - t * velocity
-            error = (self.nearest(predicted) - predicted) * self.weights
-            pull = torch.autograd.grad(predicted, actions, error.detach())[0]
+            with torch.no_grad():
+                error = (self.nearest(predicted) - predicted) * self.weights
+            (pull,) = torch.autograd.grad(predicted, actions, error)
         return velocity.detach() - guidance_weight(t) * pull
 
     def close(self, actions: Tensor) -> Tensor:
@@ -85,35 +92,44 @@ def soft_mask(frozen: int, overlap: int, horizon: int) -> np.ndarray:
 
 
 def previous_actions(
-    continuation: Continuation, observation: Observation, horizon: int, step_s: float, space: ActionSpace = RELATIVE
+    continuation: Continuation, observation: Observation, horizon: int, step_s: float, space: Actions = RELATIVE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The previous chunk as the new one would have to say it, and how firmly: (horizon, 7) and (horizon,).
+    """The previous chunk as the new one would have to say it, and how firmly: (horizon, size) and (horizon,).
 
-    Each step is read off the previous chunk at its own time, and put as actions of `space` from the pose measured now.
+    Each step is read off the previous chunk at its own time, and put as actions of `space` from the pose, or the
+    joints, measured now.
     """
     chunk = continuation.chunk
     steps_ns = observation.stamp_ns + np.rint(np.arange(1, horizon + 1) * step_s * NANOSECONDS).astype(np.int64)
-    actions = space.to_actions(observation.pose, *steps_at(chunk, steps_ns, step_s))
+    joints: dict[str, Any] = {"measured": measured_joints(observation, space), "targets": joints_at(chunk, steps_ns)}
+    actions = space.to_actions(observation.pose, *steps_at(chunk, steps_ns, step_s), **joints, step_s=step_s)
     covered = int((steps_ns <= chunk.end_ns).sum())
     frozen = min(covered, math.ceil(continuation.delay_s / step_s - 1e-6))
     overlap = max(frozen, min(covered, horizon - round(FREE * horizon)))
     return actions, soft_mask(frozen, overlap, horizon)
 
 
+def measured_joints(observation: Observation, space: States | Actions) -> np.ndarray | None:
+    """The joints (n,) of a space in an observation; None for a space of poses. Raises InputError by name."""
+    if missing := [name for name in space.joints if name not in observation.joints]:
+        raise InputError(f"joint_states lacks {', '.join(missing)}, which the policy needs")
+    return np.array([observation.joints[name] for name in space.joints]) if space.joints else None
+
+
+def joints_at(chunk: ActionChunk, stamps_ns: np.ndarray) -> np.ndarray | None:
+    """The chunk's joints (m, n) at these instants (m,) [ns], linear between its steps; None where it has none."""
+    if chunk.joints is None:
+        return None
+    seconds = (np.asarray(stamps_ns) - chunk.stamp_ns) / NANOSECONDS
+    return np.stack([np.interp(seconds, chunk.times, column) for column in chunk.joints.T], axis=1)
+
+
 def steps_at(chunk: ActionChunk, stamps_ns: np.ndarray, step_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The chunk as steps of `step_s` that end at these instants (n,) [ns]: (n, 3), (n, 4), (n,).
 
-    Poses are those of `pose_at` in control/timeline.py. Openings are those of `gripper_at` in the middle of each step,
+    Poses are those of `Trajectory`. Openings are those of `gripper_at` in the middle of each step,
     for one holds from the step before to its own: read at the end, the hand would close earlier with every new chunk.
     """
     seconds, times, last = (stamps_ns - chunk.stamp_ns) / NANOSECONDS, chunk.times, len(chunk) - 1
     gripper = chunk.gripper[np.searchsorted(times, seconds - step_s / 2).clip(max=last)]
-    if last == 0:
-        return chunk.positions.repeat(len(seconds), axis=0), chunk.quaternions.repeat(len(seconds), axis=0), gripper
-    after = np.searchsorted(times, seconds).clip(1, last)
-    before = after - 1
-    fraction = ((seconds - times[before]) / (times[after] - times[before])).clip(-1.0, 1.0)[:, None]
-    positions = chunk.positions[before] + fraction * (chunk.positions[after] - chunk.positions[before])
-    start = Rotation.from_quat(chunk.quaternions[before])
-    turns = (Rotation.from_quat(chunk.quaternions[after]) * start.inv()).as_rotvec()
-    return positions, (Rotation.from_rotvec(fraction * turns) * start).as_quat(), gripper
+    return *Trajectory.of_chunk(chunk).at(stamps_ns), gripper

@@ -1,7 +1,8 @@
 """What a policy's numbers mean: how the robot's state becomes its input, and its output a chunk of tool poses.
 
-The follower commands poses of the tool and nothing else, so these are the meanings there are, in metres and radians.
-A checkpoint says its two in words; words that are not here are refused, not guessed.
+The follower commands poses of the tool and nothing else. Spaces of poses are here, in metres and radians; those of
+joints are in joints.py, and forward kinematics turns them into poses.
+A checkpoint names its two, each with a version; what is not here is refused. The description is for people only.
 
 A rotation of angle a about an axis is one of 2 pi - a about its opposite, too. scipy gives the smaller of the two, and
 a tool that points straight down stands where they change over. Data may hold either: robosuite's quat2axisangle, and
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import ActionChunk, Pose
-from grids_ros.policy.preprocess import STATE_DIM, to_actions, to_chunk, to_state
+from grids_ros.policy.joints import DROID, JOINTS, OFFSETS, POSITIONS, VELOCITIES, JointActions, JointState
+from grids_ros.policy.preprocess import ACTION_DIM, STATE_DIM, to_actions, to_chunk, to_state
 
 TURN = slice(3, 6)  # of states and actions: where the rotation vector stands, if they have one
 NOWHERE = np.zeros(3)
@@ -25,19 +28,27 @@ NOWHERE = np.zeros(3)
 
 @dataclass(frozen=True)
 class StateSpace:
-    """meaning: in words. size: how many numbers. encoded: what `encode` does, told `around` as well.
+    """A state of `size` numbers.
 
-    around: (3,) [rad], the rotation vector near which orientations are written.
+    name, version: how a checkpoint refers to it. description: its numbers, with units and frames. encoded: the function
+    behind `encode`, which takes `around` as well: (3,) [rad], the rotation vector near which orientations are written.
     """
 
-    meaning: str
+    name: str
+    description: str
     size: int
     encoded: Callable[[Pose, float, np.ndarray], np.ndarray]
+    version: int = 1
     around: np.ndarray = field(default_factory=lambda: NOWHERE, compare=False)
+    joints: ClassVar[tuple[str, ...]] = ()
 
-    def encode(self, pose: Pose, gripper: float) -> np.ndarray:
-        """Of the measured pose and gripper opening [m]: (size,)."""
+    def encode(self, pose: Pose, gripper: float, joints: np.ndarray | None = None) -> np.ndarray:
+        """Of the measured pose and gripper opening [m]: (size,). joints: as of JointState, of no use here."""
         return self.encoded(pose, gripper, self.around)
+
+    def of(self, joints: tuple[str, ...]) -> StateSpace:
+        """Itself: poses depend on no joints' names."""
+        return self
 
     def about(self, mean: np.ndarray, deviation: np.ndarray) -> StateSpace:
         """The same, written as in data of these statistics."""
@@ -48,22 +59,53 @@ class StateSpace:
 class ActionSpace:
     """Actions of ACTION_DIM numbers, and the chunk that they mean.
 
-    forth, back: what `to_actions` and `to_chunk` do, told `around` as well. whole: actions are whole orientations.
-    around: (3,) [rad], as in StateSpace; of the state where that is a part of the actions.
+    name, version, description: as of StateSpace. forth, back: the functions behind `to_actions` and `to_chunk`, which
+    take `around` as well. whole: actions are whole orientations. around: (3,) [rad], as in StateSpace; of the state
+    where that is a part of the actions.
     """
 
-    meaning: str
+    name: str
+    description: str
     forth: Callable[[Pose, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     back: Callable[[int, Pose, np.ndarray, float, np.ndarray], ActionChunk]
     whole: bool = False
+    version: int = 1
+    size: ClassVar[int] = ACTION_DIM
+    joints: ClassVar[tuple[str, ...]] = ()
     around: np.ndarray = field(default_factory=lambda: NOWHERE, compare=False)
 
-    def to_actions(self, pose: Pose, positions: np.ndarray, quaternions: np.ndarray, gripper: np.ndarray) -> np.ndarray:
-        """Measured pose, target positions (n, 3), quaternions (n, 4), openings (n,) [m] to actions (n, 7)."""
+    def of(self, joints: tuple[str, ...]) -> ActionSpace:
+        """Itself: poses depend on no joints' names."""
+        return self
+
+    @property
+    def per_step(self) -> bool:
+        """Whether each action is relative to the target of the one before."""
+        return self.forth in (_to_steps, _to_steps_less_state)
+
+    def to_actions(
+        self,
+        pose: Pose,
+        positions: np.ndarray,
+        quaternions: np.ndarray,
+        gripper: np.ndarray,
+        measured: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
+        step_s: float = 0.0,
+    ) -> np.ndarray:
+        """Measured pose, target positions (n, 3), quaternions (n, 4), openings (n,) [m] to actions (n, 7).
+
+        measured, targets, step_s: as of JointActions, of no use here.
+        """
         return self.forth(pose, positions, quaternions, gripper, self.around)
 
-    def to_chunk(self, stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float) -> ActionChunk:
-        """Stamp, measured pose, actions (n, 7), time between steps to the chunk. Inverse of `to_actions`."""
+    def to_chunk(
+        self, stamp_ns: int, pose: Pose, actions: np.ndarray, step_s: float, measured: np.ndarray | None = None
+    ) -> ActionChunk:
+        """Stamp, measured pose, actions (n, 7), time between steps to the chunk. Inverse of `to_actions`.
+
+        measured: as of JointActions, of no use here.
+        """
         return self.back(stamp_ns, pose, actions, step_s, self.around)
 
     def about(self, states: tuple[np.ndarray, np.ndarray], actions: tuple[np.ndarray, np.ndarray]) -> ActionSpace:
@@ -172,41 +214,54 @@ def _from_steps_less_state(
 
 LIBERO_METRES, LIBERO_RADIANS = 0.05, 0.5  # what 1 is worth to robosuite's OSC_POSE controller
 MATRIX = StateSpace(
+    "tool-matrix",
     "position 3 [m] | rotation matrix columns 1, 2 (6) | gripper opening 1 [m]; tool frame in base frame",
     STATE_DIM,
     _matrix_state,
 )
 VECTOR = StateSpace(
-    "position 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; tool frame in base frame", 7, _vector_state
+    "tool-vector",
+    "position 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; tool frame in base frame",
+    7,
+    _vector_state,
 )
 FINGERS = StateSpace(
+    "tool-fingers",
     "position 3 [m] | rotation vector 3 [rad] | half the gripper opening, and its negative 2 [m]; "
     "tool frame in base frame",
     8,
     _fingers_state,
 )
 RELATIVE = ActionSpace(
+    "tool-relative",
     "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; "
     "of the target, relative to the measured tool pose at the observation, in base axes; gripper absolute",
     _to_relative,
     _from_relative,
 )
 ABSOLUTE = ActionSpace(
+    "tool-absolute",
     "position 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; of the target, in base frame",
     _to_absolute,
     _from_absolute,
     whole=True,
 )
 STEPS = ActionSpace(
+    "tool-steps",
     "translation 3 [m] | rotation vector 3 [rad] | gripper opening 1 [m]; of the target, relative to the target of the "
     "step before, the first to the measured tool pose at the observation, in base axes; gripper absolute",
     _to_steps,
     _from_steps,
 )
 STEPS_LESS_STATE = ActionSpace(
-    f"{STEPS.meaning}; less {LIBERO_METRES} of the measured position and {LIBERO_RADIANS} of the rotation vector",
+    "tool-steps-less-state",
+    f"{STEPS.description}; less {LIBERO_METRES} of the measured position and {LIBERO_RADIANS} of the rotation vector",
     _to_steps_less_state,
     _from_steps_less_state,
 )
-STATES = {space.meaning: space for space in (MATRIX, VECTOR, FINGERS)}
-ACTIONS = {space.meaning: space for space in (RELATIVE, ABSOLUTE, STEPS, STEPS_LESS_STATE)}
+States = StateSpace | JointState
+Actions = ActionSpace | JointActions
+STATES: dict[str, States] = {space.name: space for space in (MATRIX, VECTOR, FINGERS, JOINTS)}
+ACTIONS: dict[str, Actions] = {
+    space.name: space for space in (RELATIVE, ABSOLUTE, STEPS, STEPS_LESS_STATE, POSITIONS, OFFSETS, DROID, VELOCITIES)
+}

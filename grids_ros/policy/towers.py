@@ -1,151 +1,378 @@
-"""The three transformers of PI0 for inference: SigLIP sees, one Gemma reads, the other acts.
+"""The three transformers of a policy for inference: the vision encoder, the language model, the action expert.
 
 The weights are those of transformers' own modules, fused; what differs is what is left out. A context is what later
 tokens attend to: for each layer the keys and values of all tokens before, each (B, K/V heads, tokens, head_dim).
+
+A tower multiplies in a dtype of its own, see `arithmetic`. What goes in and comes out, the residual sums and the norms
+are float32. A layer is a function of tensors, so that `torch.compile` can take it as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GemmaModel, SiglipVisionModel
+from transformers import GemmaModel, LlamaModel
 
-from grids_ros.policy.arithmetic import fuse, linear
-from grids_ros.policy.merging import Merged, remaining
+from grids_ros.policy.arithmetic import (
+    Products,
+    Weights,
+    attention,
+    attention_bias,
+    fuse,
+    gated,
+    linear,
+    prepare,
+    release,
+)
 
-attention = nn.functional.scaled_dot_product_attention
+FLOAT32 = Products()
 Context = list[tuple[Tensor, Tensor]]
+Rotation = tuple[Tensor, Tensor]
+
+
+class Layers(NamedTuple):
+    """The functions that compute a layer, of all towers."""
+
+    vision: Callable
+    decoder: Callable
+    keys: Callable
+    crossing: Callable
+
+
+class _Shape(NamedTuple):
+    """What all layers of a tower share. dtype: of what is multiplied. fused_attention: see `Products`."""
+
+    heads: int
+    kv_heads: int
+    eps: float
+    activation: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    fused_attention: bool
+
+
+def _how(products: Products) -> tuple[torch.dtype, bool]:
+    """The end of a `_Shape`."""
+    return products.activations, products.fused_attention
+
+
+class _VisionLayer(NamedTuple):
+    """The weights of a SigLIP layer."""
+
+    norm: Weights
+    qkv: Weights
+    out: Weights
+    mlp_norm: Weights
+    up: Weights
+    down: Weights
 
 
 class Siglip:
-    """The vision tower without its head: pixels (B, 3, S, S) to features (B, cells, width).
+    """The vision tower without its head: pixels (B, 3, S, S) to features (B, cells, width)."""
 
-    merge: so many tokens become part of others in each layer, see `merging`. Raises ValueError for too many.
-    """
-
-    def __init__(self, model: SiglipVisionModel, merge: int = 0):
-        self._merge = merge
-        remaining(model.embeddings.num_positions, len(model.encoder.layers), merge)
-        self._embeddings, self._last_norm = model.embeddings, model.post_layernorm
-        self._layers = model.encoder.layers
-        self._fused = [fuse(*_qkv(layer.self_attn)) for layer in self._layers]
+    def __init__(
+        self,
+        model: Any,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        products: Products = FLOAT32,
+    ):
+        """model: transformers' SigLIP or SmolVLM's. embed: in place of its patch embeddings."""
+        self._embeddings, self._last_norm = embed or model.embeddings, model.post_layernorm
+        layers = model.encoder.layers
+        self._layers = [_vision_layer(layer, products) for layer in layers]
+        heads = layers[0].self_attn.num_heads
+        self._shape = _Shape(heads, heads, layers[0].layer_norm1.eps, layers[0].mlp.activation_fn, *_how(products))
+        self.functions = EAGER
 
     def __call__(self, pixels: Tensor) -> Tensor:
         x = self._embeddings(pixels)
-        merged = Merged.of(x) if self._merge else None
-        for layer, qkv in zip(self._layers, self._fused, strict=True):
-            heads = linear(layer.layer_norm1(x), *qkv).unflatten(-1, (3, layer.self_attn.num_heads, -1))
-            queries, keys, values = heads.permute(2, 0, 3, 1, 4)
-            bias = merged.attention_bias if merged else None
-            seen = attention(queries, keys, values, attn_mask=bias).transpose(1, 2).flatten(2)
-            x = x + _apply(layer.self_attn.out_proj, seen)
-            if merged:
-                merged = merged.with_tokens(x).merge(keys.mean(1), self._merge)
-                x = merged.tokens
-            hidden = layer.mlp.activation_fn(_apply(layer.mlp.fc1, layer.layer_norm2(x)))
-            x = x + _apply(layer.mlp.fc2, hidden)
-        x = self._last_norm(x)
-        return merged.with_tokens(x).spread() if merged else x
+        for layer in self._layers:
+            x = self.functions.vision(x, layer, self._shape)
+        return self._last_norm(x)
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """The weights of a Gemma layer: norms (width,) as they multiply, the rest as `linear` takes them."""
+def vision_layer(x: Tensor, weights: _VisionLayer, shape: _Shape) -> Tensor:
+    """A SigLIP layer: x (B, n, width), float32."""
+    width = x.shape[-1:]
+    projected = linear(nn.functional.layer_norm(x, width, *weights.norm, shape.eps).to(shape.dtype), *weights.qkv)
+    queries, keys, values = projected.unflatten(-1, (3, shape.heads, -1)).permute(2, 0, 3, 1, 4)
+    seen = attention(queries, keys, values, fused=shape.fused_attention).transpose(1, 2).flatten(2)
+    x = x + linear(seen, *weights.out)
+    normalized = nn.functional.layer_norm(x, width, *weights.mlp_norm, shape.eps).to(shape.dtype)
+    return x + linear(linear(normalized, *weights.up, shape.activation), *weights.down)
 
-    norm: Tensor
-    qkv: tuple[Tensor, Tensor | None]
-    out: nn.Linear
-    mlp_norm: Tensor
-    gate_up: tuple[Tensor, Tensor | None]
-    down: nn.Linear
+
+def _vision_layer(layer: Any, products: Products) -> _VisionLayer:
+    norms = [
+        (norm.weight.detach().float(), norm.bias.detach().float()) for norm in (layer.layer_norm1, layer.layer_norm2)
+    ]
+    prepared = _VisionLayer(
+        norms[0],
+        prepare(fuse(*_qkv(layer.self_attn)), products),
+        _weights(layer.self_attn.out_proj, products),
+        norms[1],
+        _weights(layer.mlp.fc1, products),
+        _weights(layer.mlp.fc2, products),
+    )
+    release(layer, products)
+    return prepared
 
 
-class Gemma:
-    """Gemma layers in which every new token attends to the context and to all new ones."""
+class Norm(NamedTuple):
+    """What follows one normalisation by the root mean square: times `scale`, plus `shift`; `gate` multiplies what is
+    added to the residual afterwards. Each (width,), float32, or None."""
 
-    def __init__(self, model: GemmaModel):
-        self._rotary, self._activation = model.rotary_emb, model.layers[0].mlp.act_fn
-        self._eps, self._last_norm = model.config.rms_norm_eps, 1.0 + model.norm.weight.data.float()
-        self._heads, self._kv_heads = model.config.num_attention_heads, model.config.num_key_value_heads
+    scale: Tensor
+    shift: Tensor | None = None
+    gate: Tensor | None = None
+
+
+class Norms(NamedTuple):
+    """Of a whole decoder: before attention and before the MLP of each layer, and the last one."""
+
+    layers: list[tuple[Norm, Norm]]
+    last: Norm
+
+    @classmethod
+    def of(cls, model: GemmaModel | LlamaModel) -> Norms:
+        """Those of the model's weights, which Gemma stores less one."""
+        offset = 1.0 if isinstance(model, GemmaModel) else 0.0
+
+        def norm(module: Any) -> Norm:
+            return Norm(offset + module.weight.data.float())
+
+        layers = [(norm(layer.input_layernorm), norm(layer.post_attention_layernorm)) for layer in model.layers]
+        return cls(layers, norm(model.norm))
+
+
+class _Layer(NamedTuple):
+    """The weights of a decoder's layer. keys: those rows of `qkv` that make keys and values, of the last layer.
+    gate_up: of the MLP's gate and of what it lets through, see `gated`. crossing: weights of keys and of values, where
+    `qkv` is queries alone because the layer attends to the context only, and projects its keys and values anew."""
+
+    qkv: Weights
+    keys: Weights | None
+    out: Weights
+    gate_up: tuple[Weights, ...]
+    down: Weights
+    crossing: tuple[Weights, Weights] | None = None
+
+
+class Decoder:
+    """Layers of a Gemma or a Llama in which every new token attends to the context and to the new ones."""
+
+    def __init__(
+        self,
+        model: GemmaModel | LlamaModel,
+        norms: Norms | None = None,
+        crossing: Container[int] = (),
+        products: Products = FLOAT32,
+    ):
+        """norms: where each call brings its own, any of them. crossing: layers that attend to the context only."""
+        config, last = model.config, len(model.layers) - 1
+        self._rotary, self._norms, self._dtype = model.rotary_emb, norms or Norms.of(model), products.activations
+        self._shape = _Shape(
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.rms_norm_eps,
+            model.layers[0].mlp.act_fn,
+            *_how(products),
+        )
         self._layers = [
-            _Block(
-                1.0 + layer.input_layernorm.weight.data.float(),
-                fuse(*_qkv(layer.self_attn)),
-                layer.self_attn.o_proj,
-                1.0 + layer.post_attention_layernorm.weight.data.float(),
-                fuse(layer.mlp.gate_proj, layer.mlp.up_proj),
-                layer.mlp.down_proj,
-            )
-            for layer in model.layers
+            _layer(layer, products, crossing=index in crossing, last=index == last)
+            for index, layer in enumerate(model.layers)
         ]
+        self.functions = EAGER
 
-    def rotation(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (B, n, 1, head_dim) of tokens at positions (B, n), in the dtype of x."""
+    def rotation(self, x: Tensor, positions: Tensor) -> Rotation:
+        """Cosines and sines (B, n, 1, head_dim) of tokens at positions (B, n), for `_rotate`. x: of their device."""
         cos, sin = self._rotary(x, positions)
-        return cos.unsqueeze(2), sin.unsqueeze(2)
+        sin[..., : sin.shape[-1] // 2].neg_()
+        return cos.unsqueeze(2).to(self._dtype), sin.unsqueeze(2).to(self._dtype)
 
-    def extend(self, x: Tensor, rotation, mask: Tensor | None = None, context: Context | None = None) -> Context:
+    def bias(self, mask: Tensor | None) -> Tensor | None:
+        """What `extend` and calls take for a mask (..., n or 1, tokens in all), True where one may be attended to.
+
+        With several rows each stands for all queries that share a key: they are queries of one head.
+        """
+        if mask is None:
+            return None
+        if mask.shape[-2] > 1:
+            group = self._shape.heads // self._shape.kv_heads
+            mask = mask.unsqueeze(-2).expand(*mask.shape[:-1], group, -1).flatten(-3, -2)
+        return attention_bias(mask, self._dtype)
+
+    def cast(self, context: Context) -> Context:
+        """Another decoder's context in the dtype of this one's products."""
+        return [(keys.to(self._dtype), values.to(self._dtype)) for keys, values in context]
+
+    def extend(
+        self, x: Tensor, rotation: Rotation, bias: Tensor | None = None, context: Context | None = None
+    ) -> Context:
         """The context with the tokens x (B, n, width) appended.
 
-        mask: (B, 1, 1, tokens in all), True where one may be attended to; None for everywhere. Of the last layer,
-        whose output nobody reads, only keys and values are computed.
+        Of the last layer, whose output nobody reads, only keys and values are computed.
         """
         extended: Context = []
-        for index, block in enumerate(self._layers):
-            last = index == len(self._layers) - 1
-            queries, keys, values = self._project(block, x, rotation, context[index] if context else None, last)
+        befores: Sequence[tuple[Tensor, Tensor] | None] = context or [None] * len(self._layers)
+        *others, last = zip(self._layers, self._norms.layers, befores, strict=True)
+        for layer, norms, before in others:
+            x, keys, values = self.functions.decoder(x, layer, norms, rotation, before, bias, self._shape)
             extended.append((keys, values))
-            if not last:
-                x = self._finish(block, x, queries, keys, values, mask)
-        return extended
+        layer, norms, before = last
+        return [*extended, self.functions.keys(x, layer, norms[0], rotation, before, self._shape)]
 
-    def __call__(self, x: Tensor, rotation, mask: Tensor | None, context: Context) -> Tensor:
-        """The output, (B, n, width), for tokens x (B, n, width) after the context; mask as in `extend`."""
-        for block, before in zip(self._layers, context, strict=True):
-            x = self._finish(block, x, *self._project(block, x, rotation, before), mask)
-        return self._normalize(x, self._last_norm)
+    def project_context(self, context: Context) -> Context:
+        """The context with the keys and values of the crossing layers as their own projections make them."""
+        return [
+            self._cross(layer.crossing, *before) if layer.crossing else before
+            for layer, before in zip(self._layers, self.cast(context), strict=True)
+        ]
 
-    def _project(self, block: _Block, x: Tensor, rotation, before, keys_only: bool = False):
-        """Queries (B, n, heads, head_dim), or None; all keys and values (B, K/V heads, tokens, head_dim)."""
-        (weight, bias), width = block.qkv, 2 * self._kv_heads
-        count = width if keys_only else self._heads + width
-        rows = count * len(weight) // (self._heads + width)
-        heads = linear(self._normalize(x, block.norm), weight[-rows:], bias if bias is None else bias[-rows:])
-        heads = heads.unflatten(-1, (count, -1))
-        turned, values = heads.split([count - self._kv_heads, self._kv_heads], dim=2)
-        turned, values = _rotate(turned, rotation), values.transpose(1, 2)
-        keys = turned[:, :, -self._kv_heads :].transpose(1, 2)
-        if before is not None:
-            keys, values = torch.cat((before[0], keys), 2), torch.cat((before[1], values), 2)
-        return None if keys_only else turned[:, :, : self._heads], keys, values
+    def __call__(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        bias: Tensor | None,
+        context: Context,
+        norms: Norms | None = None,
+        crossing: tuple[Rotation, Tensor | None] | None = None,
+    ) -> Tensor:
+        """The output, (B, n, width), for tokens x (B, n, width) after the context.
 
-    def _finish(self, block: _Block, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask) -> Tensor:
-        """The rest of a layer. Heads that share keys and values are queries of one head: nothing is repeated."""
-        batch, n = x.shape[:2]
-        grouped = queries.unflatten(2, (self._kv_heads, -1)).transpose(1, 2)
-        read = attention(grouped.flatten(2, 3), keys, values, attn_mask=mask)
-        read = read.view(batch, self._kv_heads, n, -1, read.shape[-1]).transpose(1, 2).reshape(batch, n, -1)
-        x = x + _apply(block.out, read)
-        gate, up = linear(self._normalize(x, block.mlp_norm), *block.gate_up).chunk(2, -1)
-        return x + _apply(block.down, self._activation(gate) * up)
+        norms: in place of the model's own. crossing: rotation and bias of the layers that attend to the context only.
+        Gradients pass the layers by: they follow the residual alone, see `rtc`.
+        """
+        norms = norms or self._norms
+        with torch.inference_mode():
+            after = x
+            for layer, around, before in zip(self._layers, norms.layers, context, strict=True):
+                if layer.crossing:
+                    assert crossing is not None  # a backbone with such layers hands it over
+                    turned, seen = crossing
+                    after = self.functions.crossing(after, layer, around, turned, before, seen, self._shape)
+                else:
+                    after, *_ = self.functions.decoder(after, layer, around, rotation, before, bias, self._shape)
+        if x.requires_grad:
+            after = after + (x - x.detach())
+        return _normalize(after, norms.last, self._shape.eps)
 
-    def _normalize(self, x: Tensor, scale: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps) * scale).type_as(x)
+    def _cross(self, projections: tuple[Weights, Weights], *before: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K/V heads, tokens, head_dim), projected anew."""
+        keys, values = (
+            linear(held.transpose(1, 2).flatten(2), *weights).unflatten(-1, (self._shape.kv_heads, -1)).transpose(1, 2)
+            for weights, held in zip(projections, before, strict=True)
+        )
+        return keys, values
 
 
-def _qkv(attention: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    return attention.q_proj, attention.k_proj, attention.v_proj
+def decoder_layer(
+    x: Tensor,
+    weights: _Layer,
+    norms: tuple[Norm, Norm],
+    rotation: Rotation,
+    before: tuple[Tensor, Tensor] | None,
+    bias: Tensor | None,
+    shape: _Shape,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer whose tokens x (B, n, width) attend to those `before` and to each other; and all keys and values."""
+    projected = linear(_normalize(x, norms[0], shape.eps).to(shape.dtype), *weights.qkv)
+    heads = projected.unflatten(-1, (shape.heads + 2 * shape.kv_heads, -1))
+    turned, values = heads.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=2)
+    turned = _rotate(turned, rotation)
+    keys, values = _append(before, turned[:, :, shape.heads :].transpose(1, 2), values.transpose(1, 2))
+    return _finish(x, turned[:, :, : shape.heads], keys, values, weights, norms, bias, shape), keys, values
 
 
-def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, layer.weight, layer.bias)
+def layer_keys(
+    x: Tensor, weights: _Layer, norm: Norm, rotation: Rotation, before: tuple[Tensor, Tensor] | None, shape: _Shape
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of `decoder_layer` alone."""
+    assert weights.keys is not None  # a layer that crosses keeps none
+    projected = linear(_normalize(x, norm, shape.eps).to(shape.dtype), *weights.keys)
+    keys, values = projected.unflatten(-1, (2 * shape.kv_heads, -1)).chunk(2, dim=2)
+    return _append(before, _rotate(keys, rotation).transpose(1, 2), values.transpose(1, 2))
 
 
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions: x (B, n, heads, head_dim) by `Gemma.rotation`."""
+def crossing_layer(
+    x: Tensor,
+    weights: _Layer,
+    norms: tuple[Norm, Norm],
+    rotation: Rotation,
+    context: tuple[Tensor, Tensor],
+    bias: Tensor | None,
+    shape: _Shape,
+) -> Tensor:
+    """A layer whose tokens x (B, n, width) attend to the context's keys and values only."""
+    queries = linear(_normalize(x, norms[0], shape.eps).to(shape.dtype), *weights.qkv)
+    queries = _rotate(queries.unflatten(-1, (shape.heads, -1)), rotation)
+    return _finish(x, queries, *context, weights, norms, bias, shape)
+
+
+def _finish(x: Tensor, queries, keys, values, weights: _Layer, norms: tuple[Norm, Norm], bias, shape: _Shape) -> Tensor:
+    """The rest of a layer. Heads that share keys and values are queries of one head: nothing is repeated."""
+    batch, n = x.shape[:2]
+    grouped = queries.unflatten(2, (shape.kv_heads, -1)).transpose(1, 2)
+    read = attention(grouped.flatten(2, 3), keys, values, bias, shape.fused_attention)
+    read = read.view(batch, shape.kv_heads, n, -1, read.shape[-1]).transpose(1, 2).reshape(batch, n, -1)
+    x = _add(x, linear(read, *weights.out), norms[0])
+    hidden = gated(_normalize(x, norms[1], shape.eps).to(shape.dtype), weights.gate_up, shape.activation)
+    return _add(x, linear(hidden, *weights.down), norms[1])
+
+
+EAGER = Layers(vision_layer, decoder_layer, layer_keys, crossing_layer)
+
+
+@cache
+def compiled() -> Layers:
+    """The same functions, compiled by Inductor at their first call with each combination of shapes."""
+    return Layers(*(torch.compile(function, fullgraph=True, dynamic=False) for function in EAGER))
+
+
+def _append(before: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    if before is None:
+        return keys, values
+    return torch.cat((before[0], keys), 2), torch.cat((before[1], values), 2)
+
+
+def _normalize(x: Tensor, norm: Norm, eps: float) -> Tensor:
+    scaled = nn.functional.rms_norm(x, x.shape[-1:], norm.scale, eps)
+    return scaled if norm.shift is None else scaled + norm.shift
+
+
+def _add(x: Tensor, part: Tensor, norm: Norm) -> Tensor:
+    """The residual x with what a layer's attention or MLP made after `norm`."""
+    return x + part if norm.gate is None else x + part * norm.gate
+
+
+def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotary positions: x (B, n, heads, head_dim) by `Decoder.rotation`, whose sines hold the sign of the half that
+    changes places."""
     cos, sin = rotation
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _layer(layer: Any, products: Products, crossing: bool, last: bool) -> _Layer:
+    queries, *keys_values = _qkv(layer.self_attn)
+    gate, up = layer.mlp.gate_proj, layer.mlp.up_proj
+    prepared = _Layer(
+        prepare(fuse(queries) if crossing else fuse(queries, *keys_values), products),
+        prepare(fuse(*keys_values), products) if last and not crossing else None,
+        _weights(layer.self_attn.o_proj, products),
+        (_weights(gate, products), _weights(up, products)) if products.packed else (prepare(fuse(gate, up), products),),
+        _weights(layer.mlp.down_proj, products),
+        (_weights(keys_values[0], products), _weights(keys_values[1], products)) if crossing else None,
+    )
+    release(layer, products)
+    return prepared
+
+
+def _weights(layer: nn.Linear, products: Products) -> Weights:
+    return prepare((layer.weight, layer.bias), products)
+
+
+def _qkv(attention: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    return attention.q_proj, attention.k_proj, attention.v_proj

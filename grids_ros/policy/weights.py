@@ -1,15 +1,18 @@
-"""Tensors in safetensors files, one at a time: a model of gigabytes is read and written without a second copy.
+"""Tensors in safetensors files: read by the library, written one at a time, so that none of them is in memory twice.
 
-The library checks a file; the bytes are read here, straight to where they belong. Its own tensors are views of the
-mapped file, and a copy of them leaves both in memory until the file is closed (measured: twice the file).
+The library's tensors are views of the mapped file: whoever writes into that file changes a running policy, or ends its
+process with a bus error. So each is copied out of a mapping of its own, which then goes. A model that takes the copies
+over as they are (`assign=True`) holds its weights once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -28,89 +31,100 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-PART = 2**24  # bytes that are read or written together
+PART = 2**24  # bytes that are read, hashed and written together
+DIGEST = "sha256"  # the entry of a file's metadata that holds the digest of its tensors' bytes, in their order
 
 
 @dataclass(frozen=True)
-class Lazy:
-    """A tensor that is made when it is asked for: by `read()`, or into one of its shape and dtype by `fill`."""
+class LazyTensor:
+    """A tensor that `read()` makes: from a file, or from others."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    fill: Callable[[Tensor], None]
+    read: Callable[[], Tensor]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Lazy:
+    def of(cls, tensor: Tensor) -> LazyTensor:
         """Of a tensor that is there already."""
-        return cls(tensor.dtype, tuple(tensor.shape), lambda into: into.copy_(tensor))
-
-    def read(self) -> Tensor:
-        tensor = torch.empty(self.shape, dtype=self.dtype)
-        self.fill(tensor)
-        return tensor
+        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
-def stored(path: Path) -> dict[str, Lazy]:
-    """What a safetensors file holds, by name.
+def stored(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a safetensors file, by name.
 
     Raises SafetensorError or OSError for a file that is truncated or none, ValueError for a dtype that is not in
     `DTYPES`.
     """
-    with safe_open(path, framework="pt"):
-        pass  # the library's checks: the header, and that the tensors fill the file
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    unknown = {entry["dtype"] for entry in header.values()} - set(DTYPES)
-    if unknown:
-        raise ValueError(f"{path} holds tensors of {', '.join(sorted(unknown))}, expected {', '.join(DTYPES)}")
-    return {
-        name: Lazy(DTYPES[entry["dtype"]], tuple(entry["shape"]), _reader(path, 8 + length + entry["data_offsets"][0]))
-        for name, entry in header.items()
-    }
+
+    def lazy(name: str, piece) -> LazyTensor:
+        code, shape = piece.get_dtype(), tuple(piece.get_shape())
+        if code not in DTYPES:
+            raise ValueError(f"tensor {name} is of {code}, expected {', '.join(DTYPES)}")
+        return LazyTensor(DTYPES[code], shape, lambda: _read(path, name, DTYPES[code], shape))
+
+    with safe_open(path, framework="pt") as file:
+        return {name: lazy(name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - it is no mapping
 
 
-def write(path: Path, tensors: Mapping[str, Lazy]) -> None:
-    """A safetensors file of these, each made when its turn comes. It appears under its name once it is complete."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises as `stored` does."""
+    return {name: tensor.read() for name, tensor in stored(path).items()}
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest of its tensors that a file states, or None where it states none. Raises as `stored` does."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get(DIGEST)
+
+
+def write(path: Path, tensors: Mapping[str, LazyTensor]) -> str:
+    """A safetensors file of these tensors, each made when its turn comes; returns the digest that it states."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", DIGEST: "0" * 64}}
+    end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.dtype.itemsize * torch.Size(tensor.shape).numel()
         header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the tensors aligned
-    unfinished = path.with_name(path.name + ".part")
-    with open(unfinished, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        file.write(_encoded(header))
         for tensor in tensors.values():
             for part in _bytes(tensor.read()):
+                digest.update(part)
                 file.write(part)
-    unfinished.replace(path)
+        header["__metadata__"][DIGEST] = digest.hexdigest()
+        file.seek(0)
+        file.write(_encoded(header))
+    return digest.hexdigest()
 
 
 def finite(tensor: Tensor) -> bool:
-    """No NaN and no infinity in it: its extremes tell, and finding them takes no memory."""
+    """Whether it holds no NaN and no infinity; takes no memory."""
     return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def _reader(path: Path, offset: int) -> Callable[[Tensor], None]:
-    def fill(tensor: Tensor) -> None:
-        if tensor.device.type != "cpu" or not tensor.is_contiguous():
-            own = torch.empty(tensor.shape, dtype=tensor.dtype)
-            fill(own)
-            tensor.copy_(own)
-            return
-        with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
-            for part in _bytes(tensor):
-                if file.readinto(part) != len(part):
-                    raise OSError(f"{path} ended while it was read")
+def _encoded(header: dict) -> bytes:
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format wants the tensors aligned
+    return len(encoded).to_bytes(8, "little") + encoded
 
-    return fill
+
+def _read(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.nbytes <= PART or len(shape) < 2:
+        with safe_open(path, framework="pt") as file:
+            return tensor.copy_(file.get_tensor(name))
+    rows = max(1, PART // tensor[:1].nbytes)
+    for start in range(0, len(tensor), rows):
+        with safe_open(path, framework="pt") as file:  # a new mapping: what was copied leaves the memory
+            tensor[start : start + rows] = file.get_slice(name)[start : start + rows]
+    return tensor
 
 
 def _bytes(tensor: Tensor):
-    """The memory of a contiguous CPU tensor, in parts."""
-    whole = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    """The memory of a tensor, in parts."""
+    flat = tensor.detach().cpu().flatten()
+    if flat.stride(0) != 1:  # of one number, or none: it is contiguous for torch, and no array of bytes
+        flat = torch.empty(len(flat), dtype=flat.dtype).copy_(flat)
+    whole = memoryview(flat.view(torch.uint8).numpy().data)
     for start in range(0, len(whole), PART):
         yield whole[start : start + PART]

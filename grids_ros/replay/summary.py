@@ -1,13 +1,15 @@
-"""From tallies to summary.json: the same bag gives the same file, except under "timings"; and two of them compared."""
+"""summary.json: the same bag gives the same file, except under "timings". Two of them are compared here."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from grids_ros.replay.bag import Result
-from grids_ros.replay.tally import Tally
+from grids_ros.files import write_whole
+from grids_ros.replay.bag_replay import BagResult
+from grids_ros.replay.episode_statistics import EpisodeStatistics
 
 VERSION = 1
 # What a regression is judged by: the path in an `overall`, and a floor below which a difference means nothing.
@@ -17,6 +19,7 @@ GATES = (
     (("position_mm", "p95"), 0.1),
     (("rotation_deg", "mean"), 0.05),
     (("gripper_mm", "mean"), 0.1),
+    (("joint_deg", "mean"), 0.05),
     (("jerk_m_s3", "chunks"), 0.1),
     (("chunk_to_chunk", "mm"), 0.1),
     (("chunk_to_chunk", "deg"), 0.05),
@@ -30,28 +33,28 @@ class BaselineError(ValueError):
     """A baseline that cannot be compared with: says why."""
 
 
-def added(tallies: Sequence[Tally]) -> Tally:
-    """The sum, in a new Tally."""
-    total = Tally()
-    for tally in tallies:
-        total += tally
+def added(episodes: Sequence[EpisodeStatistics]) -> EpisodeStatistics:
+    """The sum, in new statistics."""
+    total = EpisodeStatistics()
+    for statistics in episodes:
+        total += statistics
     return total
 
 
-def summarise(results: Sequence[Result], labels: Sequence[str], rate_hz: float, latency: str) -> dict:
+def summarise(results: Sequence[BagResult], labels: Sequence[str], rate_hz: float, latency: str) -> dict:
     """Everything of a replay, by bag, variant and episode."""
-    totals = {label: added([t for r in results for t in r.tallies[label].values()]) for label in labels}
+    totals = {label: added([t for r in results for t in r.statistics[label].values()]) for label in labels}
     return {
         "version": VERSION,
         "rate_hz": rate_hz,
         "latency": latency,
-        "bags": [_bag(result) for result in results],
+        "bags": [_bag(result, labels) for result in results],
         "overall": {label: total.figures() for label, total in totals.items()},
         "episodes": {
             label: [
-                {"bag": result.name, "episode": number, **tally.figures()}
+                {"bag": result.name, "episode": number, **statistics.figures()}
                 for result in results
-                for number, tally in sorted(result.tallies[label].items())
+                for number, statistics in sorted(result.statistics[label].items())
             ]
             for label in labels
         },
@@ -62,14 +65,15 @@ def summarise(results: Sequence[Result], labels: Sequence[str], rate_hz: float, 
     }
 
 
-def _cost(results: Sequence[Result]) -> dict:
+def _cost(results: Sequence[BagResult]) -> dict:
     """What replay itself took: in all, and beyond the models as a share of their time."""
     wall_s, model_s = sum(r.wall_s for r in results), sum(r.model_s for r in results)
     share = round((wall_s - model_s) / model_s, 4) if model_s else None
     return {"wall_s": round(wall_s, 2), "model_s": round(model_s, 2), "beyond_the_model": share}
 
 
-def _bag(result: Result) -> dict:
+def _bag(result: BagResult, labels: Sequence[str]) -> dict:
+    figures = {label: added(list(result.statistics[label].values())).figures() for label in labels}
     return {
         "name": result.name,
         "duration_s": result.duration_s,
@@ -78,18 +82,26 @@ def _bag(result: Result) -> dict:
         "episodes": [vars(episode) for episode in result.episodes],
         "notes": list(result.notes),
         "loss": result.loss,
+        "position_mm": {label: figures[label]["position_mm"]["mean"] for label in labels},
+        "no_chunk_share": {label: figures[label]["no_chunk_share"] for label in labels},
     }
 
 
+def worst_first(summary: dict, label: str) -> list[tuple[str, float | None]]:
+    """The bags by their mean position error [mm]; one without a figure comes first."""
+    errors = [(bag["name"], bag["position_mm"][label]) for bag in summary["bags"]]
+    return sorted(errors, key=lambda entry: -(float("inf") if entry[1] is None else entry[1]))
+
+
 def write(summary: dict, path: Path) -> None:
-    path.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    write_whole(path, json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
 def read_baseline(path: Path) -> dict:
     """Raises BaselineError for what is no summary of this version."""
     try:
         baseline = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BaselineError(f"cannot read the baseline {path}: {error}") from error
     known = isinstance(baseline, dict) and baseline.get("version") == VERSION
     if not known or not isinstance(baseline.get("overall"), dict):
@@ -130,7 +142,7 @@ def matched(labels: Sequence[str], baseline: dict) -> list[tuple[str, str]]:
     return both
 
 
-def _at(values: dict, path: Sequence[str]) -> float | None:
+def _at(values: Any, path: Sequence[str]) -> float | None:
     for key in path:
         values = values.get(key) if isinstance(values, dict) else None
     return values

@@ -1,22 +1,22 @@
-"""The node's inference ticks on the bag's clock: at each, what the policy would have seen, or why it would not.
+"""The node's inference ticks on the bag's clock: at each, the observation of that instant, or why there is none.
 
-A tick sees what was received up to its instant. Between two ticks messages wait as they do in the node's inboxes:
-the newest image of each camera, the last second or so of poses and joint states.
+A tick sees every message that was received up to its instant, in order of arrival, as the node does.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from grids_ros.data.bags import APART_NS
-from grids_ros.data.source import BagError, Source
+from grids_ros.data.reader import BagError
 from grids_ros.datatypes import NANOSECONDS, Observation
-from grids_ros.intake import HISTORY, Intake
-from grids_ros.messages import to_ns
-from grids_ros.observation import NotReady
+from grids_ros.observation.buffer import IMAGE, JOINTS, POSE, NotReady, ObservationBuffer
+from grids_ros.observation.messages import to_ns
+from grids_ros.parameters import PolicyParameters
 
 BEFORE_NS = 2 * NANOSECONDS  # read before a span, as the node would have been running by then
 AFTER_NS = 5 * NANOSECONDS  # read after it: what was recorded then judges the last chunks
@@ -44,6 +44,7 @@ class Tick:
     the last tick, in order. observation: None when `reasons` say why there is none. frames: camera to the frame
     of its images. cut_ns: when, since the last tick, the instruction changed or a marker came, which ends an episode.
     back: the clock jumped back. paused: the clock was taken on to this tick in one step, as nothing was recorded.
+    instructions: arrival and words of each that changed since the last tick.
     """
 
     now_ns: int
@@ -56,18 +57,30 @@ class Tick:
     cut_ns: int | None = None
     back: bool = False
     paused: bool = False
+    instructions: Sequence[tuple[int, str]] = ()
 
 
-class Clockwork:
-    """Ticks out of messages. `episodes` is where counting goes on in the next span of the same bag."""
+class TickGenerator:
+    """Ticks of one bag. `episodes` is where counting goes on in the next span of the same bag."""
 
-    def __init__(self, source: Source, topics: Mapping[str, str], cameras: Sequence[str], settings: Mapping):
-        """settings: the policy node's parameters. Raises BagError for a bag whose stamps are of another clock."""
+    def __init__(
+        self,
+        source: Any,
+        topics: Mapping[str, str],
+        cameras: Sequence[str],
+        settings: PolicyParameters,
+        joints: Sequence[str] = (),
+    ):
+        """source: a Recording. settings: the policy node's parameters. joints: those that observations hold.
+
+        Raises BagError for a bag whose stamps are of another clock.
+        """
         self._source, self._cameras, self._settings = source, tuple(cameras), settings
+        self._joints = tuple(joints)
         self._role_of = {f"/{topic}": role for role, topic in topics.items()}
-        held = source.held
+        held = source.topics
         self._connections = {role: held[topic] for role, topic in topics.items()}
-        self._period_ns = round(NANOSECONDS / settings["rate_hz"])
+        self._period_ns = round(NANOSECONDS / settings.rate_hz)
         self.episodes = 0
         self._check_clock()
 
@@ -87,23 +100,24 @@ class Clockwork:
 
         Each span starts like a node that was started `BEFORE_NS` before it.
         """
-        state = _State(Intake(self._cameras, self._settings), self._instruction_at(span), self.episodes)
+        buffer = ObservationBuffer.of(self._settings, self._cameras, self._joints)
+        state = _State(buffer, self._instruction_at(span), self.episodes)
         for received_ns, message in self._latest_before(span, "gripper_command"):
-            state.add("gripper_command", received_ns, message)  # sent on change only
+            state.add("gripper_command", received_ns, message)  # sent on change, and seldom besides
         at_ns = span.start_ns + self._period_ns
         last_ns, paused = None, False
         for role, received_ns, message in self._messages(span):
             if last_ns is not None and received_ns < last_ns - BACK_NS:
-                yield state.tick(at_ns, judged_only=True, back=True)
+                yield state.tick(at_ns, reference_only=True, back=True)
                 at_ns = received_ns + self._period_ns
             last_ns = received_ns
             while at_ns < received_ns:
-                yield state.tick(at_ns, judged_only=at_ns > span.stop_ns, paused=paused)
+                yield state.tick(at_ns, reference_only=at_ns > span.stop_ns, paused=paused)
                 idle = received_ns - at_ns
                 paused = idle > PAUSE_NS
                 at_ns += self._period_ns * max(1, idle // self._period_ns if paused else 1)
             state.add(role, received_ns, message)
-        yield state.tick(at_ns, judged_only=at_ns > span.stop_ns, paused=paused)
+        yield state.tick(at_ns, reference_only=at_ns > span.stop_ns, paused=paused)
         self.episodes = state.episodes
 
     def _messages(self, span: Span) -> Iterator[tuple[str, int, object]]:
@@ -121,7 +135,7 @@ class Clockwork:
             return span.instruction
         return next((message.data.strip() for _, message in self._latest_before(span, "instruction")), "")
 
-    def _latest_before(self, span: Span, role: str) -> list[tuple[int, object]]:
+    def _latest_before(self, span: Span, role: str) -> list[tuple[int, Any]]:
         """Time of reception and message of a role's last one before the span is read; empty where there is none.
 
         Looks back in steps that double: a topic that speaks often costs no reading of all that lies before the span.
@@ -139,53 +153,48 @@ class Clockwork:
 class _State:
     """What is known between two ticks. `episodes` counts those that had a tick."""
 
-    def __init__(self, intake: Intake, instruction: str, first_episode: int):
-        self._intake, self._instruction = intake, instruction
-        self._images: dict[str, object] = {}
-        self._poses, self._joints = deque(maxlen=HISTORY), deque(maxlen=HISTORY)
+    def __init__(self, buffer: ObservationBuffer, instruction: str, first_episode: int):
+        self._buffer, self._instruction = buffer, instruction
         self._arrived: list[tuple[str, int, object]] = []
-        self._new, self._cut_ns = True, None
+        self._new = True
+        self._cut_ns: int | None = None
+        self._instructions: list[tuple[int, str]] = []
         self.episodes = first_episode
 
     def add(self, role: str, received_ns: int, message) -> None:
         if role == "instruction":
             if message.data.strip() != self._instruction:
                 self._instruction = message.data.strip()
+                self._instructions.append((received_ns, self._instruction))
                 self._cut(received_ns)
         elif role == "marker":
             self._cut(received_ns)
-        elif role.startswith("image:"):
-            self._images[role.removeprefix("image:")] = message
+        elif role.startswith(IMAGE):
+            self._buffer.add(role, message, received_ns)
         else:
             self._arrived.append((role, received_ns, message))
-            waiting = {"current_pose": self._poses, "joint_states": self._joints}.get(role)
-            if waiting is not None:
-                waiting.append(message)
+            if role in (POSE, JOINTS):
+                self._buffer.add(role, message, received_ns)
 
     def _cut(self, received_ns: int) -> None:
         self._new = True
         if self._cut_ns is None:
             self._cut_ns = received_ns
 
-    def tick(self, now_ns: int, judged_only: bool, back: bool = False, paused: bool = False) -> Tick:
+    def tick(self, now_ns: int, reference_only: bool, back: bool = False, paused: bool = False) -> Tick:
         """judged_only: past the span's end, where nothing is inferred any more."""
         arrived, self._arrived = self._arrived, []
         cut_ns, self._cut_ns = self._cut_ns, None
-        self._intake.take(self._images, _drained(self._poses), _drained(self._joints))
-        self._images = {}
-        observation, reasons, episode = None, (), -1
-        if not judged_only and self._instruction:
+        changes, self._instructions = tuple(self._instructions), []
+        reasons: tuple[str, ...] = ()
+        observation, episode = None, -1
+        if not reference_only and self._instruction:
             self.episodes += self._new
             self._new, episode = False, self.episodes - 1
             try:
-                observation = self._intake.observe(self._instruction, now_ns)
+                observation = self._buffer.observe(self._instruction, now_ns)
             except NotReady as error:
                 reasons = error.reasons
-        frames = self._intake.frames
-        return Tick(now_ns, episode, self._instruction, arrived, observation, reasons, frames, cut_ns, back, paused)
-
-
-def _drained(waiting: deque) -> Iterable:
-    messages = list(waiting)
-    waiting.clear()
-    return messages
+        frames = self._buffer.frames
+        seen = observation, reasons, frames
+        return Tick(now_ns, episode, self._instruction, arrived, *seen, cut_ns, back, paused, changes)

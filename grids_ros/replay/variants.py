@@ -1,4 +1,4 @@
-"""What is compared: checkpoints, and one checkpoint at several numbers of tokens or of denoising steps."""
+"""What is compared: checkpoints, and one at several numbers of tokens, of denoising steps, or in several precisions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ class Variant:
     """One column of the comparison.
 
     tokens: "" as trained, "dense", or a number of tokens per camera. steps: of denoising; None: as the parameter
-    `denoising_steps` says.
+    `denoising_steps` says. precision: of the products; "": as the parameter says.
     """
 
     label: str
     folder: Path
     tokens: str = ""
     steps: int | None = None
+    precision: str = ""
 
 
-def variants(folders: Sequence[Path], tokens: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Variant]:
-    """Each checkpoint at each number of tokens and of steps, labelled so that no two labels are equal.
+def variants(
+    folders: Sequence[Path], tokens: Sequence[str] = (), steps: Sequence[int] = (), precisions: Sequence[str] = ()
+) -> list[Variant]:
+    """Each checkpoint at each number of tokens and steps, in each precision, labelled so that no two labels are equal.
 
     Raises CheckpointError.
     """
@@ -38,10 +41,11 @@ def variants(folders: Sequence[Path], tokens: Sequence[str] = (), steps: Sequenc
     found = []
     for folder in folders:
         name = folder.name if names.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}"
-        for count, denoising in product(tokens or [""], steps or [None]):
+        for count, denoising, precision in product(tokens or ("",), steps or (None,), precisions or ("",)):
             suffix = f" {count}" if count == DENSE else f" K={count}" if count else ""
             pace = f" {denoising} steps" if denoising else ""
-            found.append(Variant(name + suffix + pace, folder, count, denoising))
+            label = f"{name}{suffix}{pace} {precision}".rstrip()
+            found.append(Variant(label, folder, count, denoising, precision))
     labels = [variant.label for variant in found]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:

@@ -1,6 +1,6 @@
 """ROS messages to datatypes and back, as rclpy's types. Everything that is wrong with a message is a ValueError.
 
-What can be read by attribute alone is in grids_ros/messages.py, and is offered here beside its inverse.
+What can be read by attribute alone is in grids_ros/observation/messages.py, and is offered here beside its inverse.
 """
 
 from __future__ import annotations
@@ -16,7 +16,21 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
-from grids_ros.messages import GRIPPER_JOINT, check_frame, to_ns, to_opening, to_pose
+from grids_ros.observation.messages import (
+    GRIPPER_JOINT,
+    MAX_OPENING_M,
+    MAX_POSITION_M,
+    MAX_STEPS,
+    MAX_TIME_S,
+    check_frame,
+    check_quaternion,
+    check_size,
+    cut,
+    split_ns,
+    to_ns,
+    to_opening,
+    to_pose,
+)
 
 __all__ = [
     "GRIPPER_JOINT",
@@ -35,9 +49,7 @@ __all__ = [
 
 def to_stamp(stamp_ns: int) -> Time:
     """Nanoseconds as a stamp. Raises ValueError for a time that the message cannot hold."""
-    sec, nanosec = divmod(stamp_ns, NANOSECONDS)
-    if not 0 <= sec < 2**31:
-        raise ValueError(f"{stamp_ns} ns is not a ROS time: 0 to 2^31 seconds")
+    sec, nanosec = split_ns(stamp_ns)
     return Time(sec=sec, nanosec=nanosec)
 
 
@@ -58,10 +70,13 @@ def to_chunk(poses: MultiDOFJointTrajectory, gripper: JointTrajectory, base: str
     ActionChunk refuses (NaN, unnormalised quaternions, unordered times, no step).
     """
     check_frame("action_chunk", poses.header, base)
+    if max(len(poses.points), len(gripper.points)) > MAX_STEPS:
+        steps = max(len(poses.points), len(gripper.points))
+        raise ValueError(f"a chunk has {steps} steps, at most {MAX_STEPS} are taken")
     if list(poses.joint_names) != [tool]:
-        raise ValueError(f"action_chunk is for joints {list(poses.joint_names)}, expected [{tool!r}]")
+        raise ValueError(f"action_chunk is for joints {cut(poses.joint_names)}, expected [{tool!r}]")
     if list(gripper.joint_names) != [GRIPPER_JOINT]:
-        raise ValueError(f"gripper_chunk is for joints {list(gripper.joint_names)}, expected [{GRIPPER_JOINT!r}]")
+        raise ValueError(f"gripper_chunk is for joints {cut(gripper.joint_names)}, expected [{GRIPPER_JOINT!r}]")
     if any(len(point.transforms) != 1 for point in poses.points):
         raise ValueError("action_chunk needs exactly one transform per point")
     if any(len(point.positions) != 1 for point in gripper.points):
@@ -71,12 +86,19 @@ def to_chunk(poses: MultiDOFJointTrajectory, gripper: JointTrajectory, base: str
         raise ValueError("action_chunk and gripper_chunk do not have the same time_from_start")
     transforms = [point.transforms[0] for point in poses.points]
     translations, rotations = [t.translation for t in transforms], [t.rotation for t in transforms]
+    positions = np.array([(v.x, v.y, v.z) for v in translations], dtype=np.float64).reshape(-1, 3)
+    quaternions = np.array([(q.x, q.y, q.z, q.w) for q in rotations], dtype=np.float64).reshape(-1, 4)
+    openings = np.array([point.positions[0] for point in gripper.points], dtype=np.float64)
+    check_size("action_chunk", positions.ravel().tolist(), MAX_POSITION_M, "m", " (are these millimetres?)")
+    check_quaternion("action_chunk", quaternions.ravel().tolist())
+    check_size("gripper_chunk", openings.tolist(), MAX_OPENING_M, "m", " (are these millimetres or percent?)")
+    check_size("time_from_start", [times[-1] / NANOSECONDS] if times else [], MAX_TIME_S, "s", "")
     return ActionChunk(
         stamp_ns=to_ns(poses.header.stamp),
         times=np.array(times, dtype=np.float64) / NANOSECONDS,
-        positions=np.array([(v.x, v.y, v.z) for v in translations], dtype=np.float64).reshape(-1, 3),
-        quaternions=np.array([(q.x, q.y, q.z, q.w) for q in rotations], dtype=np.float64).reshape(-1, 4),
-        gripper=np.array([point.positions[0] for point in gripper.points], dtype=np.float64),
+        positions=positions,
+        quaternions=quaternions,
+        gripper=openings,
     )
 
 

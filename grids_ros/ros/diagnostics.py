@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from grids_ros.diagnostic_keys import percentile
 from grids_ros.ros import qos
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -20,7 +21,7 @@ _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Diagnostics:
-    """One DiagnosticStatus, kept current. `update` and `publish` may be called from any thread."""
+    """One DiagnosticStatus, kept current. `update`, `post` and `publish` may be called from any thread."""
 
     def __init__(self, node: Node, values: Callable[[], Mapping[str, object]]):
         """values: asked for the key-value pairs whenever a message goes out."""
@@ -28,9 +29,11 @@ class Diagnostics:
         self._values = values
         self._lock = threading.Lock()
         self._level, self._message = WARN, "unconfigured"
+        self._pending: deque[tuple[bytes, str]] = deque()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD_S, self.publish, clock=steady)
+        self._waiting = node.create_guard_condition(self.flush)
 
     @property
     def message(self) -> str:
@@ -40,7 +43,28 @@ class Diagnostics:
     def update(self, level: bytes, message: str) -> None:
         """Set the state; published at once if it changed in more than its numbers."""
         with self._lock:
-            changed = (level, _NUMBER.sub("#", message)) != (self._level, _NUMBER.sub("#", self._message))
+            self._pending.clear()
+        self._set(level, message)
+
+    def post(self, level: bytes, message: str) -> None:
+        """The same for a thread that must not wait for the middleware: the executor publishes, state by state."""
+        with self._lock:
+            last = self._pending[-1] if self._pending else (self._level, self._message)
+            if not _differ(last, (level, message)):
+                if not self._pending:
+                    self._message = message  # its numbers: for the next message of the timer
+                return
+            self._pending.append((level, message))
+        self._waiting.trigger()
+
+    def flush(self) -> None:
+        """Publish what `post` left, for a thread that keeps the executor waiting, or has ended it."""
+        while self._pending:
+            self._set(*self._pending.popleft())
+
+    def _set(self, level: bytes, message: str) -> None:
+        with self._lock:
+            changed = _differ((self._level, self._message), (level, message))
             self._level, self._message = level, message
         if changed:
             self.publish()
@@ -54,6 +78,11 @@ class Diagnostics:
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+
+
+def _differ(first: tuple[bytes, str], second: tuple[bytes, str]) -> bool:
+    """Whether two states differ in more than their numbers."""
+    return (first[0], _NUMBER.sub("#", first[1])) != (second[0], _NUMBER.sub("#", second[1]))
 
 
 def _text(value: object) -> str:
@@ -75,10 +104,10 @@ class Window:
         samples = self._samples.copy()
         return float(np.mean(samples)) if samples else float("nan")
 
-    def percentiles(self, name: str, factor: float = 1.0) -> dict[str, float]:
-        """`name_p50` and `name_p99`, times `factor`; nothing while empty."""
+    def percentiles_ms(self, name: str) -> dict[str, float]:
+        """Median and 99th percentile of times [s], in milliseconds; nothing while empty."""
         samples = self._samples.copy()
         if not samples:
             return {}
-        middle, high = np.percentile(samples, (50, 99)) * factor
-        return {f"{name}_p50": float(middle), f"{name}_p99": float(high)}
+        middle, high = 1e3 * np.percentile(samples, (50, 99))
+        return {percentile(name, 50): float(middle), percentile(name, 99): float(high)}

@@ -1,9 +1,9 @@
 """The policy node: images and an instruction in, action chunks out at a fixed rate.
 
-Three threads of control, and what each may touch:
-- the executor's: parameters, transitions, the timers, the instruction, keeping up with the streams;
-- the worker's (one inference at a time): observing, the policy, and publishing its results;
-- `_lock` guards the little that both use: the instruction, the token budget, and whether the node is active.
+A PolicySession decides when to infer and on what; see `grids_ros.control.session`. Two threads drive it:
+- the executor's: parameters, transitions, the instruction, the inputs, and the beginning of each inference;
+- the worker's, one inference at a time: the policy, and the publication of what comes of it.
+`_lock` guards what both use: the session, and whether the node is active.
 """
 
 from __future__ import annotations
@@ -12,33 +12,67 @@ import gc
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from sensor_msgs.msg import Image
+from rclpy.publisher import Publisher
+from rclpy.timer import Timer
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
-from visualization_msgs.msg import MarkerArray
 
-from grids_ros import overlay
-from grids_ros.control.budget import TokenBudget
-from grids_ros.control.continuity import Continuity
-from grids_ros.datatypes import NANOSECONDS, Observation, PolicyOutput
-from grids_ros.observation import NotReady
-from grids_ros.parameters import AUTO, POLICY, ParameterError
+from grids_ros import diagnostic_keys as keys
+from grids_ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
+from grids_ros.control.session import Inference, PolicySession, Skip
+from grids_ros.control.token_budget import TokenBudget
+from grids_ros.datatypes import PolicyOutput
+from grids_ros.observation.buffer import NotReady
+from grids_ros.observation.messages import SHOWN
+from grids_ros.observation.topics import check_names
+from grids_ros.parameters import AUTO, ParameterError, PolicyParameters
 from grids_ros.policy.errors import InputError
 from grids_ros.policy.runtime import Policy
-from grids_ros.ros import conversions, markers, qos
-from grids_ros.ros.chunk_bytes import gripper_to_bytes, poses_to_bytes
-from grids_ros.ros.diagnostics import ERROR, OK, WARN, Window
-from grids_ros.ros.inference import Worker
-from grids_ros.ros.managed import STEADY, ManagedNode, run
+from grids_ros.ros import qos
+from grids_ros.ros.diagnostics import ERROR, OK, WARN
+from grids_ros.ros.display import PolicyDisplay
+from grids_ros.ros.inference import InferenceThread
+from grids_ros.ros.inputs import PolicyInputs
+from grids_ros.ros.managed import FAILED, STEADY, ManagedNode, run
+from grids_ros.ros.policy_statistics import PolicyStatistics
 from grids_ros.ros.realtime import SWITCH_S
-from grids_ros.ros.streams import Streams
+from grids_ros.ros.robot_model import robot_model
+from grids_ros.ros.start import leave
 
-KEEP_UP_S = 0.02  # between two looks at what the robot has sent
+DRAIN_S = 0.02  # between two looks at what the robot has sent
+CHECK_S = 1.0  # between two looks at who publishes the inputs
 STALLED = 3  # periods after which an inference that has not ended is told of
 PATIENCE_S = 3.0  # for the inference under way to end, when the node is deactivated or its process ends
-WINDOW = 100  # inferences over which rates and latencies are reported
+MAX_FAILURES = 20  # inferences in a row that fail, after which the process ends
+
+
+@dataclass(frozen=True, eq=False)
+class _Configured:
+    """What the node has between configure and clean-up."""
+
+    policy: Policy
+    budget: TokenBudget
+    inputs: PolicyInputs
+    display: PolicyDisplay
+    contract: Publisher
+
+
+@dataclass(frozen=True, eq=False)
+class _Active:
+    """What it has while it is active, and once more each time."""
+
+    session: PolicySession
+    statistics: PolicyStatistics
+    worker: InferenceThread[Inference]
+    chunks: Publisher
+    grippers: Publisher
+    timers: tuple[Timer, ...]
 
 
 class PolicyNode(ManagedNode):
@@ -46,238 +80,266 @@ class PolicyNode(ManagedNode):
 
     def __init__(self, **options):
         self._lock = threading.Lock()
-        self._instruction, self._generation, self._active = "", 0, False
-        self._worker: Worker | None = None
-        self._lingering: Worker | None = None  # an earlier one, whose inference did not end
-        self._ticking: list = []
+        self._instruction = ""
+        self._configured: _Configured | None = None
+        self._active: _Active | None = None
+        self._last_statistics = PolicyStatistics()
+        self._lingering: InferenceThread[Inference] | None = None  # an earlier one, whose inference did not end
         self._own_threads = torch.get_num_threads()
-        self._start_over()
-        super().__init__("grids_policy", POLICY, **options)
-
-    def _start_over(self) -> None:
-        self._deadline_misses = self._published = self._dropped = 0
-        self._last_chunk: float | None = None
-        self._last_stamp_ns = -1  # of an observation that a chunk was published for
-        self._begun_s = 0.0  # when the inference that is under way began
-        self._continuity, self._planned_generation = Continuity(), self._generation
-        self._latencies, self._overheads = Window(WINDOW), Window(WINDOW)
-        self._ages, self._periods = Window(WINDOW), Window(WINDOW)
+        super().__init__("grids_policy", PolicyParameters, **options)
 
     def configure(self) -> None:
         settings = self.settings
-        if not settings["checkpoint"]:
+        if not settings.checkpoint:
             raise ParameterError("parameter 'checkpoint' is empty, expected the folder of a checkpoint")
-        torch.set_num_threads(settings["threads"] or self._own_threads)
-        started = time.perf_counter()
-        self._policy = Policy.load(
-            settings["checkpoint"],
-            device=settings["device"],
-            denoising_steps=settings["denoising_steps"] or None,
-            merge=settings["merge"],
+        check_names(settings.camera_topics)
+        torch.set_num_threads(settings.threads or self._own_threads)
+        policy = self._load()
+        inputs = PolicyInputs(self, policy.cameras, settings, self._on_instruction, policy.joints)
+        display = PolicyDisplay(self, inputs, settings)
+        contract = self.create_publisher(String, "policy_contract", qos.LATCHED)
+        contract.publish(String(data=policy.contract))
+        budget = _token_budget(policy, settings, settings.tokens)
+        self._configured = _Configured(policy, budget, inputs, display, contract)
+        policy.use_tokens(self._configured.budget.tokens)
+
+    def _load(self) -> Policy:
+        """The policy of the checkpoint, warm. Raises CheckpointError."""
+        settings, started = self.settings, time.perf_counter()
+        self.get_logger().info(f"loading checkpoint {settings.checkpoint} on {settings.device}")
+        policy = Policy.load(
+            settings.checkpoint,
+            device=settings.device,
+            denoising_steps=settings.denoising_steps or None,
+            robot=lambda: robot_model(self, settings),
+            precision=settings.precision,
         )
-        self._budget = self._token_budget(settings["tokens"])
-        for tokens in (*self._policy.budgets, self._budget.tokens):  # a change later on finds everything ready
-            self._policy.use_tokens(tokens)
-            self._policy.warm_up()
+        self.get_logger().info(f"contract of the policy:\n{policy.contract}")
+        for tower, reason in policy.products.items():
+            self.get_logger().info(f"{tower}: {reason}")
+        tokens = _token_budget(policy, settings, settings.tokens).tokens
+        for count in policy.budgets:  # a change later on finds everything ready
+            self.get_logger().info(f"warming up with {count} tokens per camera")
+            policy.use_tokens(count)
+            policy.warm_up()
+        for problem in policy.refused_backends:
+            self.get_logger().error(problem)
         self.get_logger().info(
-            f"{settings['checkpoint']} is ready on {settings['device']} after {time.perf_counter() - started:.1f} s: "
-            f"cameras {', '.join(self._policy.cameras)}, tokens per camera {self._budget.tokens}"
+            f"{settings.checkpoint} is ready on {settings.device} after {time.perf_counter() - started:.1f} s: "
+            f"cameras {', '.join(policy.cameras)}, tokens per camera {tokens}"
         )
-        self._streams = Streams(self, self._policy.cameras, settings)
-        self._points_publisher = self.create_publisher(MarkerArray, "sampled_points", qos.COMMAND)
-        self._overlay_publishers = {
-            name: self.create_publisher(Image, f"overlay/{name}/image_raw", qos.NEWEST) for name in self._policy.cameras
-        }
-        self._heard = self.create_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+        return policy
 
-    def change(self, name: str, value: object) -> None:
+    def change(self, values: Mapping[str, Any]) -> None:
         """`tokens`: the inference that is under way ends as it began."""
-        budget = self._token_budget(value)
+        configured = self._configured
+        assert configured is not None  # a parameter changes only in a node that is configured
+        budget = _token_budget(configured.policy, self.settings, values["tokens"])
         with self._lock:
-            self._budget = budget
-
-    def _token_budget(self, tokens: int | str) -> TokenBudget:
-        """Of the parameter: a number alone, 0 for the largest, or AUTO. Raises CheckpointError for an untrained one."""
-        budgets = self._policy.budgets
-        if tokens != AUTO:
-            budgets = (tokens or budgets[-1],)
-            self._policy.check_tokens(*budgets)
-        return TokenBudget(budgets, 1.0 / self.settings["rate_hz"])
+            self._configured = replace(configured, budget=budget)
+            if self._active is not None:
+                self._active.session.budget = budget
 
     def cleanup(self) -> None:
-        kept = self.__dict__
-        for publisher in (kept.pop("_points_publisher", None), *kept.pop("_overlay_publishers", {}).values()):
-            if publisher is not None:
-                self.destroy_publisher(publisher)
-        if "_heard" in kept:
-            self.destroy_subscription(kept.pop("_heard"))
-        if "_streams" in kept:
-            kept.pop("_streams").destroy()
-        kept.pop("_policy", None)
-        kept.pop("_budget", None)
+        configured, self._configured = self._configured, None
+        if configured is not None:
+            configured.display.destroy()
+            configured.inputs.destroy()
+            self.destroy_publisher(configured.contract)
+        del configured
         gc.collect()  # CUDA graphs and their engine hold each other: the next model would be loaded beside this one
         self._instruction = ""
 
     def activate(self) -> None:
         if self._lingers():
             raise OSError("the inference from before still has not ended: end this process")
-        self._start_over()
+        configured = self._configured
+        assert configured is not None  # the lifecycle says so
+        session = PolicySession(self.settings.join, configured.budget)
         gc.collect()
         # Not before: the follower refuses the chunks of two policies, and takes whoever may publish them for one.
-        self._chunk_publisher = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
-        self._gripper_publisher = self.create_publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
+        chunks = self.create_publisher(MultiDOFJointTrajectory, "action_chunk", qos.CHUNK)
+        grippers = self.create_publisher(JointTrajectory, "gripper_chunk", qos.CHUNK)
         gc.freeze()  # the model and the libraries stay: no later collection looks through them during an inference
-        self._worker = Worker(self._infer, "inference")
-        self._active = True
-        self._ticking = [
-            self.create_timer(1.0 / self.settings["rate_hz"], self._tick, clock=STEADY),
-            self.create_timer(KEEP_UP_S, self._streams.keep_up, clock=STEADY),
-        ]
+        timers = (
+            self.create_timer(1.0 / self.settings.rate_hz, self._tick, clock=STEADY),
+            self.create_timer(DRAIN_S, self._drain, clock=STEADY),
+            self.create_timer(CHECK_S, configured.inputs.check_publishers, clock=STEADY),
+        )
+        self._last_statistics = PolicyStatistics()
+        worker = InferenceThread(self._infer, "inference")
+        with self._lock:  # words that arrive meanwhile are heard before or after, and never lost
+            session.instruct(self._instruction)
+            self._active = _Active(session, self._last_statistics, worker, chunks, grippers, timers)
 
     def deactivate(self) -> None:
         """Publish no more. An inference that never ends cannot be taken back, so nothing waits for it for long."""
-        for timer in self._ticking:
-            self.destroy_timer(timer)
         with self._lock:
-            self._active = False  # from here on nothing is published, whatever is still being computed
-        if not self._worker.stop(PATIENCE_S):
+            active, self._active = self._active, None  # from here on nothing is published
+        assert active is not None  # the lifecycle says so
+        for timer in active.timers:
+            self.destroy_timer(timer)
+        if not active.worker.stop(PATIENCE_S):
             self.get_logger().error(f"the inference under way has not ended within {PATIENCE_S:g} s")
-            self._lingering = self._worker
-        self._worker, self._ticking = None, []
-        for publisher in (self._chunk_publisher, self._gripper_publisher):
+            self._lingering = active.worker
+        failure = active.worker.failure()
+        if failure is not None:
+            self._tell(active, *failure)
+        for publisher in (active.chunks, active.grippers):
             self.destroy_publisher(publisher)
         gc.unfreeze()
 
     def close(self) -> None:
         """End the inference thread, for the process ends."""
-        if self._worker is not None:
+        if self._active is not None:
             self.deactivate()
         self.stuck = self._lingers()
 
     def _lingers(self) -> bool:
         return self._lingering is not None and self._lingering.alive
 
-    def _on_instruction(self, message: String) -> None:
+    def _on_instruction(self, words: str) -> None:
         """The very next chunk obeys it: a chunk being computed for the last instruction is dropped."""
         with self._lock:
-            if message.data.strip() != self._instruction:
-                self._instruction = message.data.strip()
-                self._generation += 1
+            self._instruction = words.strip()
+            if self._active is not None:
+                self._active.session.instruct(words)
+
+    def _drain(self) -> None:
+        """Take in what the robot and the follower have sent."""
+        configured, active = self._configured, self._active
+        if configured is None or active is None:
+            return
+        for message in configured.inputs.drain():
+            p, q = message.pose.position, message.pose.orientation
+            active.session.command((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
     def _tick(self) -> None:
-        try:
-            free = self._worker.offer()
-        except Exception as error:  # a bug, not bad input: the process ends with its traceback
-            self.diagnostics.update(ERROR, f"inference failed: {type(error).__name__}: {error}")
-            raise
-        if not free:
-            self._deadline_misses += 1
-            busy_s = time.perf_counter() - self._begun_s
-            if busy_s * self.settings["rate_hz"] > STALLED:
-                self._report(self._generation, WARN, f"no chunk: the inference has not ended for {busy_s:.1f} s")
-
-    def _infer(self) -> None:
-        """One inference, in the worker's thread."""
-        begun = self._begun_s = time.perf_counter()
-        with self._lock:
-            instruction, generation, budget = self._instruction, self._generation, self._budget
-        if budget.tokens != self._policy.tokens_per_camera:
-            self._policy.use_tokens(budget.tokens)
-        if generation != self._planned_generation:  # what was planned for another instruction does not go on
-            self._continuity.forget()
-            self._planned_generation = generation
-        now_ns = self.get_clock().now().nanoseconds
-        try:
-            observation = self._streams.observe(instruction, now_ns)
-            if observation.stamp_ns == self._last_stamp_ns:  # the follower would refuse the chunk
-                self._wait_for_images(generation, begun)
-                return
-            started = time.perf_counter()
-            continuation = None
-            if self.settings["join"] == "rtc":
-                continuation = self._continuity.at(observation, self._streams.held())
-            output = self._policy.infer(observation, continuation=continuation)
-            latency_s = time.perf_counter() - started
-        except (NotReady, InputError) as error:
-            self._report(generation, WARN, f"no chunk: {error}")
+        """Begin the next inference, or say why there is none."""
+        configured, active = self._configured, self._active
+        if configured is None or active is None:  # a timer may fire while the node changes its state
             return
-        self._latencies.add(latency_s)
-        self._ages.add((now_ns - observation.stamp_ns) / NANOSECONDS)
-        if self._publish_chunk(output, generation):
-            self._overheads.add(time.perf_counter() - begun - output.latency_s.get("model", latency_s))
-            self._report(generation, OK, "publishing chunks")
-            self._show(observation, output)
-        self._account(budget, time.perf_counter() - begun)
+        inputs = configured.inputs
+        failure = active.worker.failure()
+        if failure is not None:
+            self._tell(active, *failure)
+        if active.session.failures >= MAX_FAILURES:
+            self._give_up()
+            return
+        self._drain()
+        began_s, now_ns = time.perf_counter(), self.get_clock().now().nanoseconds
+        try:
+            with self._lock:
+                step: Inference | Skip = Skip.BUSY
+                if active.worker.idle:  # also of what follows a chunk: its markers, its overlays
+                    step = active.session.begin(now_ns, inputs.observe, inputs.followed())
+        except NotReady as error:
+            self.diagnostics.update(WARN, f"no chunk: {error}")
+            return
+        if step is Skip.BUSY:
+            active.statistics.deadline_misses += 1
+            self._warn_if_stalled(active.statistics.began_s, "the inference has not ended for {:.1f} s")
+        elif step is Skip.USED_UP:  # a camera is slower than the policy: no fault, unless it lasts
+            since_s = active.statistics.last_chunk_s or active.statistics.began_s
+            self._warn_if_stalled(since_s, "for {:.1f} s no newer image of every camera")
+        elif isinstance(step, Inference):
+            active.statistics.began_s = began_s
+            active.worker.offer(step)
 
-    def _wait_for_images(self, generation: int, now: float) -> None:
-        """A camera is slower than the policy, or the clock stands still: no fault, unless it lasts."""
-        waited_s = now - self._last_chunk
-        if waited_s * self.settings["rate_hz"] > STALLED:
-            self._report(generation, WARN, f"no chunk: for {waited_s:.1f} s no newer image of every camera")
+    def _warn_if_stalled(self, since_s: float, message: str) -> None:
+        waited_s = time.perf_counter() - since_s
+        if waited_s * self.settings.rate_hz > STALLED:
+            self.diagnostics.update(WARN, f"no chunk: {message.format(waited_s)}")
 
-    def _account(self, budget: TokenBudget, busy_s: float) -> None:
-        """What the inference took in all, for the number of tokens of the next."""
-        before = budget.tokens
-        budget.add(busy_s)
-        if budget.tokens != before:
-            self.get_logger().info(f"tokens per camera {budget.tokens}: {budget.reason}")
-
-    def _report(self, generation: int, level: bytes, message: str) -> None:
+    def _tell(self, active: _Active, inference: Inference, error: BaseException) -> None:
+        """An error that nobody expected costs its observation. Too many in a row end the process."""
         with self._lock:
-            current = self._active and generation == self._generation
+            active.session.fail(inference)
+        message = f"inference failed: {type(error).__name__}: {error}"
+        if active.statistics.failure(message):
+            self.get_logger().error("".join([f"{message}\n", *traceback.format_exception(error)]))
+        self._report(active, inference, ERROR, message)
+
+    def _give_up(self) -> None:
+        """What fails again and again is no accident: a new process may do better."""
+        self.get_logger().fatal(f"{MAX_FAILURES} inferences in a row have failed: the process ends")
+        self.exit_code = FAILED
+        self.context.try_shutdown()
+
+    def _infer(self, inference: Inference) -> None:
+        """One inference, in the worker's thread."""
+        active, configured = self._active, self._configured
+        if active is None or configured is None:  # deactivated meanwhile
+            return
+        session, statistics = active.session, active.statistics
+        try:
+            self._run(inference, configured, active)
+        except InputError as error:
+            with self._lock:
+                session.refuse(inference)
+            self._report(active, inference, WARN, f"no chunk: {error}")
+        else:
+            with self._lock:
+                reason = session.account(inference, time.perf_counter() - statistics.began_s)
+            if reason and inference.budget is not None:
+                self.get_logger().info(f"tokens per camera {inference.budget.tokens}: {reason}")
+
+    def _run(self, inference: Inference, configured: _Configured, active: _Active) -> None:
+        """Infer, publish, and show what came of it."""
+        policy, started_s = configured.policy, time.perf_counter()
+        if inference.tokens is not None and inference.tokens != policy.tokens_per_camera:
+            policy.use_tokens(inference.tokens)
+        output = policy.infer(inference.observation, continuation=inference.continuation)
+        active.statistics.inferred(inference, time.perf_counter() - started_s)
+        if self._publish_chunk(inference, output, active):
+            active.statistics.sent(output, started_s)
+            self._report(active, inference, OK, "publishing chunks")
+            configured.display.show(inference.observation, output)
+
+    def _publish_chunk(self, inference: Inference, output: PolicyOutput, active: _Active) -> bool:
+        """False when the chunk was dropped: the instruction changed, or the node was deactivated, meanwhile."""
+        base, tool = self.settings.base_frame, self.settings.tool_frame
+        poses, gripper = poses_to_bytes(output.chunk, base, tool), gripper_to_bytes(output.chunk, base)
+        with self._lock:
+            if self._active is not active:
+                return False
+            if not active.session.finish(inference, output.chunk, self.get_clock().now().nanoseconds):
+                active.statistics.dropped += 1
+                return False
+            active.grippers.publish(gripper)
+            active.chunks.publish(poses)
+        return True
+
+    def _report(self, active: _Active, inference: Inference, level: bytes, message: str) -> None:
+        """Say it, unless the node has been deactivated or told otherwise since the inference began."""
+        with self._lock:
+            current = self._active is active and active.session.holds(inference)
         if current:
             self.diagnostics.update(level, message)
 
-    def _publish_chunk(self, output: PolicyOutput, generation: int) -> bool:
-        """False when the chunk was dropped: the instruction changed, or the node was deactivated, meanwhile."""
-        base, tool = self.settings["base_frame"], self.settings["tool_frame"]
-        poses, gripper = poses_to_bytes(output.chunk, base, tool), gripper_to_bytes(output.chunk, base)
-        with self._lock:
-            if not self._active:
-                return False
-            if generation != self._generation:
-                self._dropped += 1
-                return False
-            self._gripper_publisher.publish(gripper)
-            self._chunk_publisher.publish(poses)
-        self._continuity.arrived(output.chunk, self.get_clock().now().nanoseconds)
-        now = time.perf_counter()
-        if self._last_chunk is not None:
-            self._periods.add(now - self._last_chunk)
-        self._last_chunk, self._last_stamp_ns = now, output.chunk.stamp_ns
-        self._published += 1
-        return True
-
-    def _show(self, observation: Observation, output: PolicyOutput) -> None:
-        """What RViz and the overlay's viewers see."""
-        streams, stamp_ns = self._streams, observation.stamp_ns
-        shown = [markers.chunk_path(output.chunk, self.settings["base_frame"])]
-        for index, (name, coordinates) in enumerate(output.coordinates.items()):
-            frame, info = streams.frames[name], streams.info(name)
-            shown.append(markers.sampled_points(index, name, coordinates, frame, stamp_ns, info))
-        self._points_publisher.publish(MarkerArray(markers=shown))
-        for name, publisher in self._overlay_publishers.items():
-            if publisher.get_subscription_count() > 0 and name in output.coordinates:
-                image = observation.images[name]
-                drawn = overlay.draw(image, output.coordinates[name], caption=observation.instruction)
-                publisher.publish(conversions.from_rgb(drawn, streams.frames[name], stamp_ns))
-
     def diagnostic_values(self) -> dict[str, object]:
-        period, delay_s = self._periods.mean(), self._continuity.delay_s
-        policy, budget = self.__dict__.get("_policy"), self.__dict__.get("_budget")
+        configured, active = self._configured, self._active
+        policy = configured.policy if configured is not None else None
+        delay_s = active.session.delay_s if active is not None else None
         return {
-            "instruction": self._instruction,
-            "tokens_per_camera": policy.tokens_per_camera if policy is not None else "not loaded",
-            "tokens_reason": budget.reason if budget is not None else "not loaded",
-            "rate_hz": 1.0 / period if period > 0.0 else 0.0,
-            **self._latencies.percentiles("inference_ms", 1e3),
-            **self._overheads.percentiles("overhead_ms", 1e3),
-            **self._ages.percentiles("observation_age_ms", 1e3),
-            "observation_to_chunk_ms": 1e3 * delay_s if delay_s is not None else "not measured",
-            "deadline_misses": self._deadline_misses,
-            "chunks_published": self._published,
-            "chunks_dropped": self._dropped,
+            "Instruction": self._instruction[:SHOWN],
+            keys.TOKENS: configured.policy.tokens_per_camera if configured is not None else "not loaded",
+            keys.TOKENS_REASON: configured.budget.reason if configured is not None else "not loaded",
+            keys.TARGET_HZ: self.settings.rate_hz if self.settings else "not configured",
+            "Backend": "; ".join([policy.backend, *policy.refused_backends]) if policy else "not loaded",
+            **(configured.inputs.transport.percentiles_ms(keys.TRANSPORT) if configured is not None else {}),
+            **self._last_statistics.values(),
+            "Observation to chunk (ms)": 1e3 * delay_s if delay_s is not None else "not measured",
         }
+
+
+def _token_budget(policy: Policy, settings: PolicyParameters, tokens: int | str) -> TokenBudget:
+    """Of the parameter: a number alone, 0 for the largest, or AUTO. Raises CheckpointError for an untrained one."""
+    budgets = policy.budgets
+    if tokens != AUTO:
+        budgets = (int(tokens) or budgets[-1],)
+        policy.check_tokens(*budgets)
+    return TokenBudget(budgets, 1.0 / settings.rate_hz)
 
 
 def main(args=None) -> int:
@@ -287,4 +349,4 @@ def main(args=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

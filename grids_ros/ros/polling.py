@@ -7,9 +7,13 @@ the thread that asks.
 
 from __future__ import annotations
 
+from typing import Any
+
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+
+from grids_ros.ros.compat import take_one
 
 
 class _NeverExecuted(CallbackGroup):
@@ -26,13 +30,14 @@ class _NeverExecuted(CallbackGroup):
 
 
 class Inbox:
-    """The messages of one topic since it was last asked."""
+    """The messages of one topic since they were taken last."""
 
-    def __init__(self, node: Node, message_type, topic: str, qos: QoSProfile):
-        self._node = node
-        self._type = message_type
+    def __init__(self, node: Node, message_type, topic: str, qos: QoSProfile, raw: bool = False):
+        """raw: messages stay serialised, as bytes."""
+        self._node, self._raw = node, raw
+        self.message_type, self.qos = message_type, qos
         self._subscription = node.create_subscription(
-            message_type, topic, lambda message: None, qos, callback_group=_NeverExecuted()
+            message_type, topic, lambda message: None, qos, callback_group=_NeverExecuted(), raw=raw
         )
 
     @property
@@ -42,13 +47,14 @@ class Inbox:
 
     def take(self) -> list:
         """All that is waiting, oldest first."""
-        messages = []
-        while True:
-            with self._subscription.handle:
-                taken = self._subscription.handle.take_message(self._type, False)
-            if taken is None:
-                return messages
-            messages.append(taken[0])
+        return [message for message, _ in self.take_received()]
+
+    def take_received(self) -> list[tuple[Any, int]]:
+        """The same, each with the time at which it was received [ns] by the system's clock."""
+        messages: list = []
+        while (taken := take_one(self._subscription, self.message_type, self._raw)) is not None:
+            messages.append(taken)
+        return messages
 
     def newest(self):
         """The last message that is waiting, or None."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.scene import Scene
 from grids_ros.sim.tasks import TASKS, Task
 
@@ -113,7 +113,7 @@ def plan(rng: np.random.Generator, task: Task) -> list[Push | Shove]:
     events: list[Push | Shove] = []
     for after_s in np.sort(rng.uniform(0.1, until_s, count)):
         low, high = [-_PUSH_M, -_PUSH_M, -_PUSH_M / 2], [_PUSH_M] * 3
-        gripper = float(rng.choice([0.0, model.MAX_OPENING])) if rng.random() < 0.3 else None
+        gripper = float(rng.choice([0.0, mujoco_model.MAX_OPENING])) if rng.random() < 0.3 else None
         near, translation = bool(rng.random() < 0.4), rng.uniform(low, high)
         yaw, duration_s = float(rng.uniform(-_PUSH_YAW, _PUSH_YAW)), float(rng.choice(_PUSH_TIMES_S))
         events.append(Push(float(after_s), near, translation, yaw, duration_s, gripper))

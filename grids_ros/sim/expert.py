@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import Pose
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.scene import DOWN, Scene
 from grids_ros.sim.tasks import Task, in_place
 
@@ -22,10 +22,10 @@ _TURN = 0.20  # greatest angle of a target from the measured orientation [rad]
 _HOVER = 0.09  # above the grasp while not yet over the cube [m]
 _ALIGNED = 0.006  # within this horizontal distance the tool comes all the way down [m]
 _GRASP_ZONE = 0.010  # within this of the cube's centre the fingers close [m]
-_CLOSED_ON_CUBE = model.CUBE_SIDE + 0.003  # the opening below which a cube between the fingers is held [m]
+_CLOSED_ON_CUBE = mujoco_model.CUBE_SIDE + 0.003  # the opening below which a cube between the fingers is held [m]
 _OPEN_ENOUGH = 0.07  # the fingers fit around a cube in any approach [m]
 
-_DROP = {"bowl": 0.050, "cube": model.CUBE_SIDE + 0.002}  # of the cube above its target's centre when let go [m]
+_DROP = {"bowl": 0.050, "cube": mujoco_model.CUBE_SIDE + 0.002}  # of the cube above its target's centre when let go [m]
 _CARRY = 0.05  # above that while not yet over the target [m]
 _OVER = 0.003  # within this horizontal distance of the target's centre the cube comes all the way down [m]
 _NEAR, _NEAR_LEAD = 0.06, 0.02  # so near the target [m] the lead is at most this [m]: time to see and to correct
@@ -51,7 +51,7 @@ class Expert:
         held = around and opening < _CLOSED_ON_CUBE
         asked, lead = 0.0, _LEAD
         if self.task.onto and self._arrived(cube, positions[self.task.onto]):
-            goal, asked = self._retreat(tool.position, cube, opening), model.MAX_OPENING
+            goal, asked = self._retreat(tool.position, cube, opening), mujoco_model.MAX_OPENING
         elif held and self.task.onto:
             target = positions[self.task.onto]
             goal = self._carry(tool.position, cube, target)
@@ -63,7 +63,7 @@ class Expert:
         else:
             yaw = self._grasp_yaw(scene, _yaw(turn))
             goal = self._approach(tool.position, cube, abs(yaw - _yaw(turn)), opening)
-            return _towards(tool, goal, _upright(turn, yaw), _LEAD), model.MAX_OPENING
+            return _towards(tool, goal, _upright(turn, yaw), _LEAD), mujoco_model.MAX_OPENING
         return _towards(tool, goal, _upright(turn, _yaw(turn)), lead), asked
 
     @staticmethod

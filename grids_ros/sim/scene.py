@@ -9,10 +9,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grids_ros.datatypes import Pose
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.gl import RenderError, explain, require
 from grids_ros.sim.servo import PERIOD_S, ArmServo
 from grids_ros.sim.variation import DISTRACTED, Region, Variation, draw
+from grids_ros.visualisation.shapes import Shape
 
 # llvmpipe's own threads get in the way of everything else on a small machine; users may set their own number.
 os.environ.setdefault("LP_NUM_THREADS", "1")
@@ -24,6 +25,7 @@ _CUBE_DISTANCE, _DISTRACTOR_DISTANCE, _BOWL_DISTANCE = 0.085, 0.10, 0.125  # lea
 _START_LOW, _START_HIGH = np.array([0.38, -0.16, 0.17]), np.array([0.58, 0.16, 0.32])
 _START_YAW = 0.4  # [rad]
 _SETTLE_S = 0.1
+_REACHED = 40  # periods of the servo, each of which corrects a sixth of the error
 
 __all__ = ["DOWN", "FINGER_SPEED", "RenderError", "Scene"]
 
@@ -35,14 +37,14 @@ class Scene:
     The first image needs an OpenGL driver; everything else does not.
     """
 
-    joint_names = (*model.ARM_JOINTS, *model.FINGER_JOINTS)
-    cameras = model.CAMERAS
+    joint_names = (*mujoco_model.ARM_JOINTS, *mujoco_model.FINGER_JOINTS)
+    cameras = mujoco_model.CAMERAS
 
     def __init__(self, seed: int = 0, image_size: int = 224, ood: str | None = None):
         """ood: how every scene is to differ from those of demonstrations, one of variation.KINDS; None: not at all."""
         self.image_size = image_size
         self._ood = ood
-        self._servo = ArmServo()
+        self._servo, self._solver = ArmServo(), ArmServo()
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._build(Variation())
         self.reset(seed)
@@ -51,7 +53,7 @@ class Scene:
         """Compile the model, and look up where things are in it."""
         self.close()
         self.variation = variation
-        self._model = mujoco.MjModel.from_xml_string(model.scene_xml(self.image_size, variation))
+        self._model = mujoco.MjModel.from_xml_string(mujoco_model.scene_xml(self.image_size, variation))
         self._data = mujoco.MjData(self._model)
         self._substeps = round(PERIOD_S / self._model.opt.timestep)
         self._tool = self._model.site("tool").id
@@ -72,12 +74,12 @@ class Scene:
             rng.uniform(_START_LOW, _START_HIGH),
             (Rotation.from_euler("zyx", [yaw, *tilt]) * Rotation.from_quat(DOWN)).as_quat(),
         )
-        joints = self._servo.solve(start, np.array(model.HOME))
-        self._opening_target = model.MAX_OPENING
-        self._data.qpos[self._joint_addresses] = [*joints, *[model.MAX_OPENING / 2] * 2]
+        joints = self._servo.solve(start, np.array(mujoco_model.HOME))
+        self._opening_target = mujoco_model.MAX_OPENING
+        self._data.qpos[self._joint_addresses] = [*joints, *[mujoco_model.MAX_OPENING / 2] * 2]
         self._data.ctrl[:] = [*joints, self._opening_target]
         mujoco.mj_forward(self._model, self._data)
-        self._target, self._gripper_goal, self._owed_s = self.tool_pose(), model.MAX_OPENING, 0.0
+        self._target, self._gripper_goal, self._owed_s = self.tool_pose(), mujoco_model.MAX_OPENING, 0.0
         self.step(None, None, _SETTLE_S)
         self._data.time = 0.0
 
@@ -86,8 +88,8 @@ class Scene:
         placed: list[tuple[np.ndarray, float]] = []  # centre and the distance that it asks for
         region = self.variation.region
         self._place("bowl", 0.0, _BOWL_DISTANCE, region, placed, rng)
-        for name in model.COLOURS:
-            self._place(name, model.CUBE_SIDE / 2, _CUBE_DISTANCE, region, placed, rng)
+        for name in mujoco_model.COLOURS:
+            self._place(name, mujoco_model.CUBE_SIDE / 2, _CUBE_DISTANCE, region, placed, rng)
         for index, one in enumerate(self.variation.distractors):
             name = f"distractor{index}"
             self._place(name, one.height, _DISTRACTOR_DISTANCE, DISTRACTED, placed, rng_of_distractors)
@@ -112,7 +114,7 @@ class Scene:
         if target is not None:
             self._target = target
         if gripper is not None:
-            self._gripper_goal = float(np.clip(gripper, 0.0, model.MAX_OPENING))
+            self._gripper_goal = float(np.clip(gripper, 0.0, mujoco_model.MAX_OPENING))
             if self._gripper_goal > self._opening_target:  # a squeezing hand opens from where its fingers are
                 self._opening_target = min(self._gripper_goal, max(self._opening_target, self.gripper_opening()))
         self._owed_s += duration_s
@@ -157,6 +159,15 @@ class Scene:
         matrix = self._data.site_xmat[self._tool].reshape(3, 3)
         return Pose(self._data.site_xpos[self._tool], Rotation.from_matrix(matrix).as_quat())
 
+    def link_poses(self) -> dict[str, Pose]:
+        """Where the links of the arm are, in the base frame, by the names of its URDF."""
+        bodies = {name: self._data.body(name) for name in mujoco_model.LINKS}
+        return {name: Pose(body.xpos, np.roll(body.xquat, -1)) for name, body in bodies.items()}
+
+    def joints_at(self, target: Pose) -> np.ndarray:
+        """Where the arm's joints come to rest as it follows `target` from here, (7,) [rad]."""
+        return self._solver.solve(target, self._servo.joints, _REACHED)
+
     def gripper_opening(self) -> float:
         """Measured, between the fingers [m]."""
         return float(self._data.qpos[self._joint_addresses[7:]].sum())
@@ -171,7 +182,7 @@ class Scene:
 
     def object_positions(self) -> dict[str, np.ndarray]:
         """Centre of each cube and of the bowl's foot, shape (3,) [m]."""
-        return {name: self._data.body(name).xpos.copy() for name in model.OBJECTS}
+        return {name: self._data.body(name).xpos.copy() for name in mujoco_model.OBJECTS}
 
     def distractor_positions(self) -> np.ndarray:
         """Centre of each distractor, shape (n, 3) [m]."""
@@ -180,7 +191,23 @@ class Scene:
 
     def object_quaternions(self) -> dict[str, np.ndarray]:
         """Orientation of each object in the base frame, xyzw."""
-        return {name: np.roll(self._data.body(name).xquat, -1) for name in model.OBJECTS}
+        return {name: np.roll(self._data.body(name).xquat, -1) for name in mujoco_model.OBJECTS}
+
+    def shapes(self) -> list[Shape]:
+        """The table's top, the cubes and the bowl. They stay the same until the next reset."""
+        bodies = {self._model.body(name).id: name for name in mujoco_model.OBJECTS}
+        table = self._model.geom("table").id
+        shapes = []
+        for index, body in enumerate(self._model.geom_bodyid):
+            if body not in bodies and index != table:
+                continue
+            geom = self._model.geom(index)
+            box = geom.type[0] == mujoco.mjtGeom.mjGEOM_BOX
+            size = 2.0 * (geom.size if box else geom.size[[0, 0, 1]])
+            pose = Pose(geom.pos, np.roll(geom.quat, -1))
+            red, green, blue = (float(part) for part in geom.rgba[:3])
+            shapes.append(Shape(bodies.get(int(body), ""), box, size, pose, (red, green, blue)))
+        return shapes
 
     def object_speed(self, name: str) -> float:
         """How fast the object's centre moves [m/s]."""
@@ -189,7 +216,8 @@ class Scene:
 
     def _touching(self, colour: str) -> int:
         """How many fingers touch this cube."""
-        cube, touching = self._model.geom(colour).id, set()
+        cube = self._model.geom(colour).id
+        touching: set[int] = set()
         for pair in self._data.contact.geom:
             if cube in pair:
                 touching.update(int(geom) for geom in pair if geom in self._pads)
@@ -225,8 +253,8 @@ class Scene:
         return renderer.render()
 
     def _check_camera(self, camera: str) -> None:
-        if camera not in model.VIEWS:
-            raise ValueError(f"no camera {camera!r}; the scene has {', '.join(model.VIEWS)}")
+        if camera not in mujoco_model.VIEWS:
+            raise ValueError(f"no camera {camera!r}; the scene has {', '.join(mujoco_model.VIEWS)}")
 
     def camera_intrinsics(self, camera: str) -> np.ndarray:
         """K, shape (3, 3) [px], of the square image."""

@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 
 from grids_ros.datatypes import Pose
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 
 PERIOD_S = 0.01  # of the servo [s]
 _GAIN = 0.16  # part of the remaining error corrected in a period: a time constant of about 0.06 s
@@ -26,14 +26,14 @@ class ArmServo:
     """
 
     def __init__(self):
-        arm = mujoco.MjModel.from_xml_string(model.arm_xml())
+        arm = mujoco.MjModel.from_xml_string(mujoco_model.arm_xml())
         self._configuration = mink.Configuration(arm)
         self._frame = mink.FrameTask("tool", "site", position_cost=1.0, orientation_cost=0.3, gain=_GAIN)
         self._frame.lm_damping = 1e-4
         posture = mink.PostureTask(arm, cost=2e-3, gain=0.02)
-        posture.set_target(np.array(model.HOME))
+        posture.set_target(np.array(mujoco_model.HOME))
         self._tasks = [self._frame, posture]
-        speeds = dict(zip(model.ARM_JOINTS, model.VELOCITY_LIMITS, strict=True))
+        speeds = dict(zip(mujoco_model.ARM_JOINTS, mujoco_model.VELOCITY_LIMITS, strict=True))
         self._limits = [mink.ConfigurationLimit(arm, gain=0.5), mink.VelocityLimit(arm, speeds)]
 
     @property

@@ -11,17 +11,16 @@ from itertools import permutations
 
 import numpy as np
 
-from grids_ros.sim import model
+from grids_ros.sim import mujoco_model
 from grids_ros.sim.scene import Scene
 
-UNSEEN_SEEDS = range(100_000, 500_000)  # scenes that are kept for evaluation: `record` refuses them
 LIFT_HEIGHT = 0.05  # above where the cube rests on the table [m]
 HOLD_S = 0.5  # how long success must last [s]
 SETTLED_SPEED = 0.02  # of a cube that has come to rest, at most [m/s]
 
-_BOWL_REACH = model.BOWL_RADIUS - 0.01  # a cube's centre lies no further than this from the bowl's axis [m]
-_BOWL_DEPTH = model.BOWL_HEIGHT + 0.015  # nor higher than this above the bowl's foot [m]
-_STACK_REACH = model.CUBE_SIDE / 2  # the upper cube's centre of mass is over the lower cube [m]
+_BOWL_REACH = mujoco_model.BOWL_RADIUS - 0.01  # a cube's centre lies no further than this from the bowl's axis [m]
+_BOWL_DEPTH = mujoco_model.BOWL_HEIGHT + 0.015  # nor higher than this above the bowl's foot [m]
+_STACK_REACH = mujoco_model.CUBE_SIDE / 2  # the upper cube's centre of mass is over the lower cube [m]
 _STACK_HEIGHT = 0.008  # greatest deviation from one side between the centres' heights [m]
 
 _WORDS = {
@@ -60,14 +59,14 @@ class Task:
 
     def wrong(self, scene: Scene) -> tuple[str, ...]:
         """Objects that a mistake is made with now: another cube lifted, or the right one put in another place."""
-        taken = [colour for colour in model.COLOURS if colour != self.colour and lifted(scene, colour)]
-        places = [name for name in model.OBJECTS if self.onto and name not in self.objects]
+        taken = [colour for colour in mujoco_model.COLOURS if colour != self.colour and lifted(scene, colour)]
+        places = [name for name in mujoco_model.OBJECTS if self.onto and name not in self.objects]
         return (*taken, *(name for name in places if placed(scene, self.colour, name)))
 
 
-LIFT_TASKS = tuple(Task("lift", colour) for colour in model.COLOURS)
-BOWL_TASKS = tuple(Task("bowl", colour, "bowl") for colour in model.COLOURS)
-STACK_TASKS = tuple(Task("stack", colour, onto) for colour, onto in permutations(model.COLOURS, 2))
+LIFT_TASKS = tuple(Task("lift", colour) for colour in mujoco_model.COLOURS)
+BOWL_TASKS = tuple(Task("bowl", colour, "bowl") for colour in mujoco_model.COLOURS)
+STACK_TASKS = tuple(Task("stack", colour, onto) for colour, onto in permutations(mujoco_model.COLOURS, 2))
 LIFT_INSTRUCTIONS = tuple(task.instruction for task in LIFT_TASKS)
 TASKS = {"lift": LIFT_TASKS, "bowl": BOWL_TASKS, "stack": STACK_TASKS}
 
@@ -88,7 +87,7 @@ def in_turn(families: Sequence[str]) -> tuple[Task, ...]:
 
 def lifted(scene: Scene, colour: str) -> bool:
     """Whether this cube is held by the gripper, at least `LIFT_HEIGHT` above its place on the table."""
-    height = scene.object_positions()[colour][2] - model.CUBE_SIDE / 2
+    height = scene.object_positions()[colour][2] - mujoco_model.CUBE_SIDE / 2
     return bool(height >= LIFT_HEIGHT and scene.grasped(colour))
 
 
@@ -97,7 +96,7 @@ def in_place(cube: np.ndarray, onto: str, target: np.ndarray) -> bool:
     aside, above = np.linalg.norm(cube[:2] - target[:2]), cube[2] - target[2]
     if onto == "bowl":
         return bool(aside < _BOWL_REACH and above < _BOWL_DEPTH)
-    return bool(aside < _STACK_REACH and abs(above - model.CUBE_SIDE) < _STACK_HEIGHT)
+    return bool(aside < _STACK_REACH and abs(above - mujoco_model.CUBE_SIDE) < _STACK_HEIGHT)
 
 
 def placed(scene: Scene, colour: str, onto: str) -> bool:

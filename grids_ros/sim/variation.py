@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -104,17 +105,18 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def _distractors(rng: np.random.Generator) -> dict[str, object]:
+def _distractors(rng: np.random.Generator) -> dict[str, Any]:
     shapes, paints = rng.permutation(len(_SHAPES))[:3], rng.permutation(len(_PAINTS))
-    return {"distractors": tuple(Distractor(*_SHAPES[i], _PAINTS[j]) for i, j in zip(shapes, paints, strict=False))}
+    drawn = ((*_SHAPES[i], _PAINTS[j]) for i, j in zip(shapes, paints, strict=False))
+    return {"distractors": tuple(Distractor(kind, size, height, paint) for kind, size, height, paint in drawn)}
 
 
-def _table(rng: np.random.Generator) -> dict[str, object]:
+def _table(rng: np.random.Generator) -> dict[str, Any]:
     first, second = rng.permutation(len(_CLOTHS))[:2]
     return {"table": Table(str(rng.choice(["mat", "checker", "speckled"])), (_CLOTHS[first], _CLOTHS[second]))}
 
 
-def _light(rng: np.random.Generator) -> dict[str, object]:
+def _light(rng: np.random.Generator) -> dict[str, Any]:
     """Half as bright or half as bright again, from another side, and not quite white."""
     low, high = ((0.5, 0.7), (1.3, 1.6))[rng.integers(2)]
     strength = rng.uniform(low, high) * rng.uniform(0.85, 1.15, 3)
@@ -124,7 +126,7 @@ def _light(rng: np.random.Generator) -> dict[str, object]:
     return {"light": Light(direction, tuple(strength * usual.lamp), tuple(strength * usual.ambient))}
 
 
-def _camera(rng: np.random.Generator) -> dict[str, object]:
+def _camera(rng: np.random.Generator) -> dict[str, Any]:
     """The camera beside the table moves by 2 to 5 cm and 2 to 4 degrees, the one on the wrist by about a third as far,
     and turns by about half as much."""
     reaches = {"base": ((0.02, 0.05), (2.0, 4.0)), "wrist": ((0.006, 0.015), (1.0, 2.5))}
@@ -137,7 +139,7 @@ def _camera(rng: np.random.Generator) -> dict[str, object]:
     return {"cameras": MappingProxyType(shifts)}
 
 
-def _positions(rng: np.random.Generator) -> dict[str, object]:
+def _positions(rng: np.random.Generator) -> dict[str, Any]:
     return {"region": AROUND}
 
 
@@ -155,7 +157,7 @@ def draw(kind: str, seed: int) -> Variation:
     """The variation of this kind for the scene with this seed. Raises ValueError that lists the known kinds."""
     if kind not in KINDS:
         raise ValueError(f"no variation is called {kind!r}; known: {', '.join(KINDS)}")
-    differences: dict[str, object] = {}
+    differences: dict[str, Any] = {}
     for index, (name, one) in enumerate(_DRAWS.items()):
         if kind in (name, "all"):
             differences.update(one(np.random.default_rng([index, seed])))

@@ -1,140 +1,167 @@
 """Bags to training samples, with the very preprocessing that the robot runs.
 
-A sample is one image set of an episode, the state at its stamp, and the targets that followed it, one per step of
-the chunk. Where `target_pose` is interrupted, as while a demonstration is disturbed, nobody knows what the arm should
-have been told, and no sample reaches across.
+A sample is one observation of an episode, as the policy node would have had it, and the targets that followed its
+stamp, one per step of the chunk. Where `target_pose` is interrupted, as while a demonstration is disturbed, nobody
+knows what the arm should have been told, and no sample reaches across.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
-from multiprocessing import get_context
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
-from grids_ros.data.bags import MAX_GAP_NS, BagError, Episode, Topics, read_episodes
-from grids_ros.datatypes import NANOSECONDS, Pose
-from grids_ros.images import to_rgb
-from grids_ros.policy.preprocess import letterbox
-from grids_ros.policy.spaces import MATRIX, RELATIVE, ActionSpace, StateSpace
+from grids_ros.data.bags import Episode, pass_over, read_episodes
+from grids_ros.data.reader import BagError
+from grids_ros.data.targets import joints_at, targets_at
+from grids_ros.data.topics import Topics
+from grids_ros.datatypes import NANOSECONDS
+from grids_ros.observation.buffer import Snapshot
+from grids_ros.observation.images import ImageError, to_rgb
+from grids_ros.pieces import Workers, outcomes
+from grids_ros.policy.joints import RobotModel, refuse_disagreement
+from grids_ros.policy.preprocess import ImageFit, letterbox
+from grids_ros.policy.spaces import MATRIX, RELATIVE, Actions, States
 
-MAX_SKEW_NS = 60_000_000  # between an image and the pose, the opening or the other cameras' images paired with it
+MAX_LABEL_SKEW_NS = 60_000_000  # between an observation and the positions of objects that label it
 
 
 @dataclass(frozen=True)
 class Window:
     """How samples are cut: the cameras in order, the side of their square images [px], steps and seconds per step.
 
-    state, action: what the numbers of a sample mean.
+    state, action: what the numbers of a sample mean. image: how the images are fitted. robot: where they are of
+    joints, the robot whose they are.
     """
 
     cameras: tuple[str, ...]
     image_size: int
     horizon: int
     step_s: float
-    state: StateSpace = MATRIX
-    action: ActionSpace = RELATIVE
+    state: States = MATRIX
+    action: Actions = RELATIVE
+    image: ImageFit = field(default_factory=ImageFit)
+    robot: RobotModel | None = None
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """The joints that samples are made of; none for tool poses."""
+        return self.state.joints or self.action.joints
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Training data in memory.
 
-    images: uint8 (N, cameras, S, S, 3). states: (N, numbers). actions: (N, horizon, 7). objects: (N, objects, 3) [m] in
-    the base frame, NaN where unknown. instructions: N strings. episodes: (N,) which episode each sample is from.
+    images: uint8 (N, cameras, S, S, 3), or what decodes them as they are indexed (train/frames). states: (N, numbers).
+    actions: (N, horizon, numbers). objects: (N, objects, 3) [m] in the base frame, NaN where unknown. instructions: N
+    strings. episodes: (N,) which episode each sample is from. tools: (N, 7) measured tool poses in the base frame,
+    position [m] and quaternion xyzw. sizes: (N, cameras, 2), height and width of each image before it was fitted [px].
     """
 
-    images: np.ndarray
+    images: Any
     states: np.ndarray
     actions: np.ndarray
     objects: np.ndarray
     instructions: np.ndarray
     episodes: np.ndarray
+    tools: np.ndarray
+    sizes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.states)
 
     def rows(self, which: np.ndarray) -> Samples:
         """The samples that a mask or an index array names."""
-        return Samples(*(getattr(self, f.name)[which] for f in fields(self)))
-
-
-def targets_at(episode: Episode, times_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Target positions (n, 3), quaternions (n, 4) and openings (n,) at these stamps; None across an interruption."""
-    stamps, positions, quaternions = episode.targets
-    after = np.searchsorted(stamps, times_ns)
-    if after[0] == 0 or after[-1] == len(stamps):
-        return None
-    if np.diff(stamps)[after[0] - 1 : after[-1]].max() > MAX_GAP_NS:
-        return None
-    seconds, wanted = (stamps - stamps[0]) / NANOSECONDS, (times_ns - stamps[0]) / NANOSECONDS
-    near = slice(after[0] - 1, after[-1] + 1)
-    turns = Slerp(seconds[near], Rotation.from_quat(quaternions[near]))(wanted)
-    moved = np.stack([np.interp(wanted, seconds, positions[:, axis]) for axis in range(3)], axis=1)
-    openings = _openings_at(episode, times_ns)
-    return (moved, turns.as_quat(), openings) if openings is not None else None
-
-
-def _openings_at(episode: Episode, times_ns: np.ndarray) -> np.ndarray | None:
-    """What was asked of the hand, and as long as nothing was, how far it was open: (n,) [m]; None where none knows."""
-    stamps, commands = episode.gripper_commands
-    latest = np.searchsorted(stamps, times_ns, side="right") - 1
-    asked = latest >= 0
-    if asked.all():
-        return commands[latest]
-    measured_at, measured = episode.grippers
-    if not len(measured_at):
-        return None
-    openings = np.interp(times_ns - measured_at[0], measured_at - measured_at[0], measured)
-    openings[asked] = commands[latest[asked]]
-    return openings
+        images = self.images[which] if isinstance(self.images, np.ndarray) else self.images.subset(which)
+        return Samples(images, *(getattr(self, f.name)[which] for f in fields(self)[1:]))
 
 
 def _nearest(stamps: np.ndarray, stamp_ns: int) -> int | None:
     if len(stamps) == 0:
         return None
     index = int(np.abs(stamps - stamp_ns).argmin())
-    return index if abs(int(stamps[index]) - stamp_ns) <= MAX_SKEW_NS else None
+    return index if abs(int(stamps[index]) - stamp_ns) <= MAX_LABEL_SKEW_NS else None
 
 
-def samples_of(episode: Episode, window: Window):
-    """Each sample of an episode: (images, state, actions, objects)."""
+def samples_of(episode: Episode, window: Window, passed_over: dict[str, tuple[int, str]] | None = None):
+    """Each sample of an episode: (images, state, actions, objects, tool, sizes), as `Samples` holds them.
+
+    passed_over: counts the observations whose images are damaged, as `Episode.passed_over`.
+    """
+    passed_over = {} if passed_over is None else passed_over
+    fitting = _Fitting(window)
     steps_ns = (np.arange(1, window.horizon + 1) * window.step_s * NANOSECONDS).astype(np.int64)
-    stamps = {name: np.array([stamp for stamp, _ in episode.images[name]], np.int64) for name in window.cameras}
-    pose_stamps, positions, quaternions = episode.poses
-    opening_stamps, openings = episode.grippers
-    for stamp_ns in stamps[window.cameras[0]]:
-        targets = targets_at(episode, stamp_ns + steps_ns)
-        pictures = {name: _nearest(stamps[name], stamp_ns) for name in window.cameras}
-        at, grip = _nearest(pose_stamps, stamp_ns), _nearest(opening_stamps, stamp_ns)
-        if targets is None or at is None or grip is None or None in pictures.values():
+    for snapshot in episode.observations:
+        targets = targets_at(episode, snapshot.stamp_ns + steps_ns)
+        joints = fitting.joints(episode, snapshot, steps_ns)
+        if targets is None or joints is None:
             continue
-        pose = Pose(positions[at], quaternions[at])
-        images = [letterbox(to_rgb(episode.images[n][i][1]), window.image_size) for n, i in pictures.items()]
-        seen = _nearest(episode.objects[0], stamp_ns)
-        objects = episode.objects[1][seen] if seen is not None else np.full((4, 3), np.nan)
-        state, actions = window.state.encode(pose, openings[grip]), window.action.to_actions(pose, *targets)
-        yield np.stack(images), state, actions, objects
+        try:
+            shown = [to_rgb(snapshot.images[name][1]) for name in window.cameras]
+        except ImageError as error:
+            pass_over(passed_over, "observation", str(error))
+            continue
+        images = [np.rint(letterbox(image, window.image_size, window.image)).astype(np.uint8) for image in shown]
+        labelled = _nearest(episode.objects[0], snapshot.stamp_ns)
+        objects = episode.objects[1][labelled] if labelled is not None else np.full((4, 3), np.nan)
+        pose, measured = snapshot.pose, joints.get("measured")
+        state = window.state.encode(pose, snapshot.gripper, measured)
+        actions = window.action.to_actions(pose, *targets, **joints, step_s=window.step_s)
+        tool = np.concatenate([pose.position, pose.quaternion])
+        yield np.stack(images), state, actions, objects, tool, np.array([image.shape[:2] for image in shown])
+
+
+class _Fitting:
+    """The joints of samples, of a robot that they must fit."""
+
+    def __init__(self, window: Window):
+        """Raises KinematicsError for a robot without these joints or frames."""
+        self._names = window.joints
+        self._kinematics: Any = None  # where there are joints
+        if self._names:
+            from grids_ros.kinematics import Kinematics
+
+            robot = window.robot
+            assert robot is not None  # a window of joints has one
+            self._kinematics = Kinematics(robot.urdf, self._names, robot.base, robot.tool)
+
+    def joints(self, episode: Episode, snapshot: Snapshot, steps_ns: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Measured (n,) and target (steps, n) positions, by these names; None where a target is not known.
+
+        Empty for tool poses. Raises ValueError where forward kinematics puts the tool elsewhere than it was measured.
+        """
+        if not self._names:
+            return {}
+        measured = np.array([snapshot.joints[name] for name in self._names])
+        refuse_disagreement(snapshot.pose, self._kinematics.pose(measured), self._kinematics)
+        targets = joints_at(episode, snapshot.stamp_ns + steps_ns)
+        return None if targets is None else {"measured": measured, "targets": targets}
 
 
 def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
-    columns: tuple[list, ...] = ([], [], [], [])
-    instructions, episodes, fingers, passed_over = [], [], False, {}
+    columns: tuple[list, ...] = ([], [], [], [], [], [])
+    instructions: list[str] = []
+    episodes: list[int] = []
+    passed_over: dict[str, tuple[int, str]] = {}
+    fingers = False
     for number, episode in enumerate(read_episodes(bag, topics)):
         fingers = fingers or len(episode.grippers[0]) > 0
         for name, (count, fault) in episode.passed_over.items():
-            passed_over[name] = (passed_over.get(name, (0, ""))[0] + count, fault)
-        for sample in samples_of(episode, window):
-            for column, value in zip(columns, sample, strict=False):
-                column.append(value)
-            instructions.append(episode.instruction)
-            episodes.append(number)
+            pass_over(passed_over, name, fault, count)
+        try:
+            for sample in samples_of(episode, window, passed_over):
+                for column, value in zip(columns, sample, strict=True):
+                    column.append(value)
+                instructions.append(episode.instruction)
+                episodes.append(number)
+        except ValueError as error:
+            raise BagError(f"{bag}: {error}") from error
     told = "; ".join(f"{count} of {name} passed over, as: {fault}" for name, (count, fault) in passed_over.items())
     if not instructions:
         why = f"no stretch of {window.horizon} targets follows any image"
@@ -143,22 +170,27 @@ def _load_bag(bag: Path, topics: Topics, window: Window) -> Samples:
         raise BagError(f"{bag} holds no training sample: {f'{told}; ' if told else ''}{why}")
     if told:
         print(f"{bag.name}: {told}", file=sys.stderr)
-    return Samples(*(np.stack(column) for column in columns), np.array(instructions), np.array(episodes))
+    images, states, actions, objects, tools, sizes = (np.stack(column) for column in columns)
+    return Samples(images, states, actions, objects, np.array(instructions), np.array(episodes), tools, sizes)
 
 
 def load(bags: Mapping[Path, Topics], window: Window, workers: int) -> Samples:
     """All samples of these bags, decoded in parallel processes. Raises BagError."""
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    with pool:
-        jobs = [pool.submit(_load_bag, bag, topics, window) for bag, topics in bags.items()]
-        parts = [_columns(job.result()) for job in tqdm(jobs, desc="reading bags", unit="bag")]
-        del jobs[:]  # they hold their results
+    pieces = [(bag, topics, window) for bag, topics in bags.items()]
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for outcome in tqdm(outcomes(_load_piece, pieces, Workers(workers)), "reading bags", len(pieces), unit="bag"):
+        found[outcome.index] = _columns(outcome.value())
+    parts = [found.pop(index) for index in range(len(pieces))]
     first = 0
     for part in parts:
         part["episodes"] = part["episodes"] + first
         first = part["episodes"].max() + 1
     names = [f.name for f in fields(Samples)]
     return Samples(**{name: _concatenated([part.pop(name) for part in parts]) for name in names})
+
+
+def _load_piece(piece: tuple[Path, Topics, Window]) -> Samples:
+    return _load_bag(*piece)
 
 
 def _columns(samples: Samples) -> dict[str, np.ndarray]:

@@ -1,48 +1,43 @@
-"""python -m grids_ros diagnose CHECKPOINT BAG...: is the policy blind, and does its sampler look?
+"""grids diagnose CHECKPOINT BAG...: is the policy blind, and does its sampler look?
 
-What `train` asks of the episodes that it holds out, asked of any bags that the policy was not trained on; kept in the
-checkpoint's provenance and card.
+What `train` measures on the episodes that it holds out, measured on any bags that the policy was not trained on.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from grids_ros.data.settings import add_options, chosen
+from grids_ros import cli
+from grids_ros.data.settings import chosen
+from grids_ros.options import refuse, require_apart
 from grids_ros.policy.checkpoint import load
 from grids_ros.policy.errors import CheckpointError, InputError
+from grids_ros.policy.provenance import read_provenance
 from grids_ros.train.__main__ import find_bags, read, window_of
 from grids_ros.train.diagnosis import keep
+from grids_ros.train.options import DiagnoseOptions
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m grids_ros diagnose", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="folder")
-    parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders, or folders of them, of other episodes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="read the bags (default: %(default)s)")
-    add_options(parser)
-    options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"--workers is {options.workers}, expected at least 1")
-    return options
+def run(options: DiagnoseOptions) -> int:
+    """Measure, and print one JSON object last; the exit code."""
+    try:
+        checkpoint = load(options.checkpoint)
+        read_provenance(options.checkpoint)  # it is to be written
+        bags, settings = find_bags(options.bags), chosen(options.robot)
+        require_apart([options.checkpoint], bags)
+        window = window_of(checkpoint, bags, settings)
+        samples = read(bags, settings, window, options.workers)
+        print(json.dumps(keep(checkpoint, options.checkpoint, samples, window.robot)))
+    except (CheckpointError, InputError, ValueError) as error:
+        return refuse(error)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. The last line of output is one JSON object; 1 and the reason for what cannot be used."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        checkpoint = load(options.checkpoint)
-        samples = read(find_bags(options.bags), chosen(options), window_of(checkpoint), options.workers)
-        print(json.dumps(keep(checkpoint, options.checkpoint, samples)))
-    except (CheckpointError, InputError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    """Entry point."""
+    return cli.call("diagnose", arguments)
 
 
 if __name__ == "__main__":

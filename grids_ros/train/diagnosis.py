@@ -8,72 +8,88 @@ has learnt a fixed grid.
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from grids_ros.files import write_whole
-from grids_ros.policy.checkpoint import Checkpoint
+from grids_ros.datatypes import Pose
+from grids_ros.policy.checkpoint import Checkpoint, save_notes
 from grids_ros.policy.engine import Engine
 from grids_ros.policy.grids import attached
-from grids_ros.policy.preprocess import ACTION_DIM, pad, to_pixels
+from grids_ros.policy.joints import JointActions, RobotModel
+from grids_ros.policy.preprocess import pad, padded_pixels
 from grids_ros.sampler import GridSampler
-from grids_ros.train.card import write_card
 from grids_ros.train.dataset import Samples
+
+if TYPE_CHECKING:
+    from grids_ros.kinematics import Kinematics
 
 CHUNK = 32  # samples at a time
 SAMPLES = 400  # of those that there are, about so many
 
 
 @torch.inference_mode()
-def predict(checkpoint: Checkpoint, images, states, instructions) -> tuple[np.ndarray, np.ndarray | None]:
-    """Actions (N, n, 7), and coordinates (N, cameras, K, 2) or None, of the model in evaluation mode."""
-    model, prompt, normalization = checkpoint.model.eval(), checkpoint.prompt(), checkpoint.normalization
-    config, engine = model.config, Engine(model, checkpoint.spec.denoising_steps)
+def predict(
+    checkpoint: Checkpoint, engine: Engine, images, states, instructions, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Actions (N, n, 7), and coordinates (N, cameras, K, 2) or None.
+
+    engine: of the checkpoint's model. sizes: of the images, as `Samples` holds them.
+    """
+    config, prompt, normalization = checkpoint.model.config, checkpoint.prompt(), checkpoint.normalization
     actions, points = [], []
     for first in range(0, len(states), CHUNK):
         part = slice(first, first + CHUNK)
-        encoded = [prompt.encode(str(text)) for text in instructions[part]]
+        normalized = normalization.normalize_state(states[part])
+        encoded = [prompt.encode(str(text), row) for text, row in zip(instructions[part], normalized, strict=True)]
         ids, masks = (torch.from_numpy(np.stack(column)) for column in zip(*encoded, strict=False))
-        state = torch.from_numpy(pad(normalization.normalize_state(states[part]), config.max_state_dim))
+        state = torch.from_numpy(pad(normalized, config.max_state_dim))
         start = torch.zeros(len(state), config.chunk_size, config.max_action_dim)  # as at run time
-        result = engine.sample_actions(to_pixels(images[part]), ids, masks, state, start)
-        actions.append(normalization.denormalize_actions(result[..., :ACTION_DIM].cpu().numpy()))
+        pixels = padded_pixels(images[part], sizes[part], checkpoint.spec.image)
+        result = engine.sample_actions(pixels, ids, masks, state, start)
+        actions.append(normalization.denormalize_actions(result[..., : checkpoint.spec.action.size].cpu().numpy()))
         if engine.coordinates is not None:
             points.append(engine.coordinates.unflatten(0, (len(state), -1)).cpu().numpy())
     return np.concatenate(actions), np.concatenate(points) if points else None
 
 
-def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: int = 0) -> dict:
+def diagnose(
+    checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: int = 0, robot: RobotModel | None = None
+) -> dict:
     """Position error [mm] of the chunk's last step under each condition, and how far the coordinates move.
 
+    robot: of a policy of joints, whose chunks it turns into tool poses.
     `fixed_coordinates`, of GridS only: at each camera's mean over the samples.
     `coordinate_motion`: standard deviation of each coordinate over the samples, averaged over points, as a fraction
     of the feature map's width, by camera. `mean_coordinates`, of GridS only: (K, 2) by camera, in the sampler's terms.
     """
     rng = np.random.default_rng(seed)
     images, states, instructions = samples.images[rows], samples.states[rows], samples.instructions[rows]
-    taught = checkpoint.provenance.get("data", {}).get("instructions", ())
-    known = np.unique([*samples.instructions, *taught])
+    sizes = samples.sizes[rows]
+    known = np.unique([*samples.instructions, *checkpoint.spec.instructions])
     others = [rng.choice(known[known != text]) if len(known) > 1 else text for text in instructions]
     shuffled = rng.permutation(len(rows))
     conditions = {
-        "wrong_instruction": (images, others),
-        "no_instruction": (images, [""] * len(rows)),
-        "shuffled_images": (images[shuffled], instructions),
+        "wrong_instruction": (images, sizes, others),
+        "no_instruction": (images, sizes, [""] * len(rows)),
+        "shuffled_images": (images[shuffled], sizes[shuffled], instructions),
     }
-    actions, points = predict(checkpoint, images, states, instructions)
+    engine = Engine(checkpoint.model.eval(), checkpoint.spec.denoising_steps)  # one serves all
+    actions, points = predict(checkpoint, engine, images, states, instructions, sizes)
     shown = {"right": actions}
-    for name, (seen, said) in conditions.items():
-        shown[name], _ = predict(checkpoint, seen, states, said)
+    for name, (seen, seen_sizes, said) in conditions.items():
+        shown[name], _ = predict(checkpoint, engine, seen, states, said, seen_sizes)
     wrapped = attached(checkpoint.model)
-    if wrapped and isinstance(wrapped.sampler, GridSampler):
+    if wrapped and points is not None and isinstance(wrapped.sampler, GridSampler):
         wrapped.sampler.hold(torch.from_numpy(points.mean(axis=0)).to(checkpoint.model.device))
-        shown["fixed_coordinates"], _ = predict(checkpoint, images, states, instructions)
+        shown["fixed_coordinates"], _ = predict(checkpoint, engine, images, states, instructions, sizes)
         wrapped.sampler.hold(None)
-    error = {name: actions[:, -1, :3] - samples.actions[rows][:, -1, :3] for name, actions in shown.items()}
+    ends = _Ends(checkpoint, states, samples.tools[rows], robot)
+    truth = ends.of(samples.actions[rows])
+    error = {name: ends.of(actions) - truth for name, actions in shown.items()}
     mean_mm = {name: round(1e3 * float(np.linalg.norm(e, axis=-1).mean()), 2) for name, e in error.items()}
     report: dict = {"samples": len(rows), "last_step_error_mm": mean_mm}
     if points is not None:
@@ -81,16 +97,44 @@ def diagnose(checkpoint: Checkpoint, samples: Samples, rows: np.ndarray, seed: i
         report["coordinate_motion"] = {
             camera: round(float(value), 4) for camera, value in zip(checkpoint.spec.cameras, motion, strict=True)
         }
-    if "fixed_coordinates" in shown:
+    if points is not None and "fixed_coordinates" in shown:
         mean = points.mean(axis=0).astype(float).round(4).tolist()
         report["mean_coordinates"] = dict(zip(checkpoint.spec.cameras, mean, strict=True))
     return report
 
 
-def keep(checkpoint: Checkpoint, folder: Path, samples: Samples) -> dict:
-    """Diagnose a checkpoint and write the result into its folder's provenance and card."""
-    report = diagnose(checkpoint, samples, np.arange(0, len(samples), max(1, len(samples) // SAMPLES)))
+class _Ends:
+    """Where the tool is after chunks of actions that begin at these states (N, numbers) and tool poses (N, 7)."""
+
+    def __init__(self, checkpoint: Checkpoint, states: np.ndarray, tools: np.ndarray, robot: RobotModel | None):
+        self._space, self._step_s = checkpoint.spaces[1], checkpoint.spec.step_s
+        self._states, self._tools = states, tools
+        self._kinematics: Kinematics | None = None
+        if isinstance(self._space, JointActions):
+            from grids_ros.kinematics import Kinematics
+
+            assert robot is not None  # a policy of joints is read with one
+            self._kinematics = Kinematics(robot.urdf, self._space.joints, robot.base, robot.tool)
+
+    def of(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (N, n, numbers) to positions of the last step (N, 3) [m] in the base frame."""
+        if self._kinematics and isinstance(self._space, JointActions):
+            space = self._space
+            measured = self._states[:, : len(self._space.joints)]
+            pairs = zip(measured, actions, strict=True)
+            last = [space.to_joints(q, a, self._step_s)[-1] for q, a in pairs]
+            return self._kinematics.poses(np.stack(last))[0]
+        poses = [Pose(tool[:3], tool[3:]) for tool in self._tools]
+        chunks = [self._space.to_chunk(0, pose, a, self._step_s) for pose, a in zip(poses, actions, strict=True)]
+        return np.stack([chunk.positions[-1] for chunk in chunks])
+
+
+def keep(checkpoint: Checkpoint, folder: Path, samples: Samples, robot: RobotModel | None = None) -> dict:
+    """Diagnose a checkpoint and write the result into its folder: grids.json, provenance and card."""
+    rows = np.arange(0, len(samples), max(1, len(samples) // SAMPLES))
+    report = diagnose(checkpoint, samples, rows, robot=robot)
     checkpoint.provenance["diagnosis"] = report
-    write_whole(folder / "provenance.json", json.dumps(checkpoint.provenance, indent=2) + "\n")
-    write_card(checkpoint, folder / "README.md")
+    if mean := report.get("mean_coordinates"):
+        checkpoint = replace(checkpoint, spec=replace(checkpoint.spec, mean_coordinates=mean))
+    save_notes(checkpoint, folder)
     return report

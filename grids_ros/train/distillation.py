@@ -15,15 +15,16 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import PI0ForConditionalGeneration
+from transformers import PreTrainedModel
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.grids import attached, tokens_per_camera
-from grids_ros.train.losses import Batch, embed, read, velocity
+from grids_ros.train.losses import Batch
 
 
-def distillation(model: PI0ForConditionalGeneration, batch: Batch) -> dict[str, Tensor]:
+def distillation(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     """The terms for one batch, "velocity" and "readout", each a mean over samples. The model has GridS attached."""
-    embedded = embed(model, batch)
+    embedded = backbone_of(model.config.model_type).embed(model, batch.input_ids, batch.pixels)
     with torch.no_grad():
         dense, mask = unpruned(model, embedded, batch)
         taught, lessons = _act(model, dense, mask, batch)
@@ -34,11 +35,14 @@ def distillation(model: PI0ForConditionalGeneration, batch: Batch) -> dict[str, 
     }
 
 
-def unpruned(model: PI0ForConditionalGeneration, embedded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def unpruned(model: PreTrainedModel, embedded: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the dense model reads, (B, cells and words, width), and its mask, of a batch that was just embedded."""
     size, cameras = batch.pixels.shape[:2]
     placeholders = cameras * tokens_per_camera(model)
-    cells = attached(model).dense.reshape(size, -1, embedded.shape[-1]).to(embedded.dtype)
+    wrapped = attached(model)
+    assert wrapped is not None and wrapped.dense is not None  # it has just embedded the images
+    cells = wrapped.dense.reshape(size, -1, embedded.shape[-1]).to(embedded.dtype)
+    cells = cells * backbone_of(model.config.model_type).image_scale(model.config)
     mask = batch.attention_mask[:, placeholders:]
     return torch.cat((cells, embedded[:, placeholders:]), 1), torch.cat((mask.new_ones(cells.shape[:2]), mask), 1)
 
@@ -49,20 +53,22 @@ def relative_error(answer: Tensor, lesson: Tensor) -> Tensor:
     return (difference.square().sum(1) / norm.square().sum(1).clamp(min=1e-12)).mean()
 
 
-def _act(model: PI0ForConditionalGeneration, embedded: Tensor, mask: Tensor, batch: Batch):
+def _act(model: PreTrainedModel, embedded: Tensor, mask: Tensor, batch: Batch):
     """The velocity (B * DRAWS, n, action_dim), and of each layer of the expert what its attention gave."""
-    context = read(model, embedded, mask).past_key_values
+    backbone = backbone_of(model.config.model_type)
+    prefix = backbone.prefill(model, embedded, mask, batch.state)
     with _readouts(model) as seen:
-        return velocity(model, context, mask, batch), seen
+        return backbone.velocity(model, prefix, mask, batch.state, *batch.flow()), seen
 
 
 @contextmanager
-def _readouts(model: PI0ForConditionalGeneration) -> Iterator[list[Tensor]]:
+def _readouts(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     """A list that fills with the attention outputs (B, n + 1, width) of the expert's layers, in their order."""
     seen: list[Tensor] = []
+    expert = model.get_submodule(backbone_of(model.config.model_type).TOWERS[2])
     hooks = [
-        layer.self_attn.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
-        for layer in model.model.dit.layers
+        layer.self_attn.o_proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        for layer in expert.layers
     ]
     try:
         yield seen

@@ -1,56 +1,77 @@
-"""Updates of low rank in place of the weights (LoRA, arXiv 2106.09685), merged into them when a checkpoint is saved."""
+"""Updates of low rank in place of the weights (LoRA, arXiv 2106.09685), by peft.
+
+They are merged into the weights when a policy is saved, and saved beside it as an adapter that peft loads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from transformers import PI0ForConditionalGeneration
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grids_ros.policy.backbone import backbone_of
+from grids_ros.policy.grids import attached
+from grids_ros.policy.weights import LazyTensor, write
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TOWERS = ("model.vlm.language_model", "model.dit")
+ADAPTER = "adapter"  # folder beside the policy
+DOWN, UP, BASE = "lora_A.default", "lora_B.default", "base_layer"
+_PREFIX = "base_model.model."  # of names in an adapter's file
 
 
-class LowRank(nn.Module):
-    """For each projection of the language model and the expert: W x + up (down x), at first W x, for up is zero.
+def projections(model: PreTrainedModel) -> list[str]:
+    """The names of the layers that are updated: each projection of the language model and the expert."""
+    _, *towers = backbone_of(model.config.model_type).TOWERS
+    return [n for n, _ in model.named_modules() if n.startswith(tuple(towers)) and n.rpartition(".")[2] in PROJECTIONS]
 
-    The updates hang on the model's own layers, whose weights and names stay as they are. down: (rank, in); up: (out,
-    rank). Raises ValueError for a rank below 1.
+
+def settings(model: PreTrainedModel, rank: int) -> LoraConfig:
+    """Of updates W x + up (down x), at first W x, for up is zero. Raises ValueError for a rank below 1."""
+    if rank < 1:
+        raise ValueError(f"rank is {rank}, expected at least 1")
+    saved = [f"{backbone_of(model.config.model_type).PROJECTOR}.sampler"] if attached(model) else None
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=projections(model), modules_to_save=saved)
+
+
+def inject(model: PreTrainedModel, rank: int) -> LoraConfig:
+    """Put updates of this rank beside the projections, in place; nothing else of the model trains then.
+
+    The sampler is named in the settings and stays as it is: it trains with all its weights.
     """
-
-    def __init__(self, model: PI0ForConditionalGeneration, rank: int):
-        super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank is {rank}, expected at least 1")
-        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        for name in projections(model):
-            linear, key = model.get_submodule(name), _key(name)
-            down = torch.randn(rank, linear.in_features) / linear.in_features**0.5
-            self.down[key] = nn.Parameter(down.to(linear.weight))
-            self.up[key] = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
-            linear.register_forward_hook(self._hook(key))
-
-    def _hook(self, key: str):
-        def add(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            low = nn.functional.linear(inputs[0], self.down[key])
-            return output + nn.functional.linear(low, self.up[key])
-
-        return add
+    config = settings(model, rank)
+    model.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=config.target_modules), model)
+    return config
 
 
-def projections(model: PI0ForConditionalGeneration) -> list[str]:
-    """The names of the layers that are updated."""
-    return [n for n, _ in model.named_modules() if n.startswith(TOWERS) and n.rpartition(".")[2] in PROJECTIONS]
+def original_name(name: str) -> str:
+    """The name that a tensor had before the updates were put in."""
+    return name.replace(f".{BASE}.", ".")
 
 
-def merged(name: str, weight: Tensor, updates: Mapping[str, Tensor]) -> Tensor:
-    """The weight `name` of the model plus its update, where `updates`, the parameters of a LowRank, have one."""
-    key = _key(name.removesuffix(".weight"))
-    if f"up.{key}" not in updates:
+def is_update(name: str) -> bool:
+    """Whether a tensor is of an update."""
+    return f".{DOWN}." in name or f".{UP}." in name
+
+
+def merged(name: str, weight: Tensor, updates: Mapping[str, LazyTensor]) -> Tensor:
+    """The weight `name`, as it is called now, plus its update, where there is one."""
+    down, up = (updates.get(name.replace(f".{BASE}.", f".{part}.")) for part in (DOWN, UP))
+    if down is None or up is None:
         return weight
-    return weight + updates[f"up.{key}"] @ updates[f"down.{key}"]
+    return weight + up.read() @ down.read()
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # no dot may be in a parameter's name
+def save_adapter(folder: Path, config: LoraConfig, base: str, tensors: Mapping[str, LazyTensor]) -> None:
+    """The updates and the sampler, as `peft.PeftModel.from_pretrained` loads them onto the policy with a GridS.
+
+    base: name of the policy that it goes onto. tensors: of updates and sampler, by their names in the model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {_PREFIX + name.replace(".default.", "."): tensor for name, tensor in tensors.items()}
+    write(folder / "adapter_model.safetensors", named)
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(str(folder))

@@ -10,14 +10,15 @@ to a fixed grid of points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PI0ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers import PreTrainedModel
 
+from grids_ros.policy.backbone import backbone_of
 from grids_ros.policy.grids import attached, tokens_per_camera
 from grids_ros.sampler import image_fractions
 
@@ -30,12 +31,12 @@ def known(objects):
     return (objects == objects).all(-1)  # NaN differs from itself
 
 
-def in_view(places):
+def in_view(keypoints):
     """(B, cameras, objects, 2) to (B, cameras, objects), bool: which places are known and in the image."""
-    return ((places > 0.0) & (places < 1.0)).all(-1)
+    return ((keypoints > 0.0) & (keypoints < 1.0)).all(-1)
 
 
-def told(objects, named):
+def named_and_known(objects, named):
     """(B, names), bool: which names are of an object, where all objects are known."""
     return (named >= 0) & known(objects).all(-1)[:, None]
 
@@ -45,13 +46,13 @@ class Counts:
     """What the aids are means over, per sample of the whole batch: its parts then add up to the whole's gradients."""
 
     objects: float
-    places: float
+    keypoints: float
     names: float
 
     @classmethod
-    def of(cls, objects: np.ndarray, places: np.ndarray, named: np.ndarray) -> Counts:
+    def of(cls, objects: np.ndarray, keypoints: np.ndarray, named: np.ndarray) -> Counts:
         """Of a whole batch; shapes and NaN as in Batch."""
-        counted = known(objects).sum(), in_view(places).sum(), told(objects, named).sum()
+        counted = known(objects).sum(), in_view(keypoints).sum(), named_and_known(objects, named).sum()
         return cls(*(float(count) / len(objects) for count in counted))
 
 
@@ -73,23 +74,30 @@ class Batch:
     noise: Tensor
     times: Tensor
     objects: Tensor
-    places: Tensor
+    keypoints: Tensor
     named: Tensor
     counts: Counts
 
+    def flow(self) -> tuple[Tensor, Tensor]:
+        """Noisy actions (B * DRAWS, n, action_dim) and their times (B * DRAWS,)."""
+        times, noise = self.times.flatten(), self.noise.flatten(0, 1)
+        share = times[:, None, None]
+        return share * noise + (1.0 - share) * self.actions.repeat_interleave(DRAWS, 0), times
+
     def to(self, device: torch.device) -> Batch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(
-            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()}
-        )
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        on_device: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()
+        }
+        return replace(self, **on_device)
 
 
 class LocationHeads(nn.Module):
     """Object positions from three places of the model; thrown away after training."""
 
-    def __init__(self, model: PI0ForConditionalGeneration, cameras: int, objects: int, names: int):
+    def __init__(self, model: PreTrainedModel, cameras: int, objects: int, names: int):
         super().__init__()
-        width = model.config.vlm_config.projection_dim
+        width = backbone_of(model.config.model_type).width(model.config)
         self.objects, self.per_camera = objects, tokens_per_camera(model)
         self.pooled = nn.Linear(cameras * width, 3 * objects)
         self.tokens = nn.Linear(cameras * tokens_per_camera(model) * width, 3 * objects)
@@ -101,7 +109,7 @@ class LocationHeads(nn.Module):
         guesses = (self.pooled(pooled.flatten(1)), self.tokens(tokens.flatten(1)))
         loss = sum(_mean_square(guess, truth, known(batch.objects), size * batch.counts.objects) for guess in guesses)
         goals = truth.gather(1, batch.named.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
-        names = told(batch.objects, batch.named)
+        names = named_and_known(batch.objects, batch.named)
         return loss + _mean_square(self.named(language), goals, names, size * batch.counts.names)
 
 
@@ -110,15 +118,15 @@ def _mean_square(guess: Tensor, truth: Tensor, which: Tensor, count: float) -> T
     return ((guess.view_as(truth) - truth).square() * which.unsqueeze(-1)).sum() / (3.0 * count or 1.0)
 
 
-def attraction(points: Tensor, places: Tensor, count: float) -> Tensor:
+def attraction(points: Tensor, keypoints: Tensor, count: float) -> Tensor:
     """Squared distance from each visible object to its nearest point, softly chosen; the sum over `count` of them.
 
     points: (B, cameras, K, 2); places: (B, cameras, objects, 2); both fractions of the image. A soft minimum is below
     the least distance, by up to SOFTNESS ln K where several points are as near: it may be negative.
     """
-    apart = torch.cdist(places.nan_to_num(), points).square()
+    apart = torch.cdist(keypoints.nan_to_num(), points).square()
     nearest = -SOFTNESS * torch.logsumexp(-apart / SOFTNESS, dim=-1)
-    return (nearest * in_view(places)).sum() / (count or 1.0)
+    return (nearest * in_view(keypoints)).sum() / (count or 1.0)
 
 
 def sample_times(config, count: int, generator: torch.Generator) -> Tensor:
@@ -130,50 +138,16 @@ def sample_times(config, count: int, generator: torch.Generator) -> Tensor:
     return beta * config.time_sampling_scale + config.time_sampling_offset
 
 
-def embed(model: PI0ForConditionalGeneration, batch: Batch) -> Tensor:
-    """What the language model reads, (B, L, width): image tokens, then words."""
-    present = torch.ones(batch.pixels.shape[:2], dtype=torch.bool, device=batch.pixels.device)
-    return model.model.embed_prefix(batch.input_ids, batch.pixels, present)
-
-
-def read(model: PI0ForConditionalGeneration, embedded: Tensor, mask: Tensor) -> BaseModelOutputWithPast:
-    """The language model's output for (B, L, width) with the mask (B, L), and in it the keys and values."""
-    return model.model.vlm(
-        inputs_embeds=embedded,
-        attention_mask=mask,
-        position_ids=mask.cumsum(-1) - 1,
-        token_type_ids=torch.zeros_like(mask),
-        use_cache=True,
-    )
-
-
-def velocity(model: PI0ForConditionalGeneration, context: Cache, mask: Tensor, batch: Batch) -> Tensor:
-    """The flow's velocity (B * DRAWS, n, action_dim) at the batch's noise and times, after the context of `read`.
-
-    The context is repeated for the draws and appended to, in place.
-    """
-    context.batch_repeat_interleave(DRAWS)
-    times, noise = batch.times.flatten(), batch.noise.flatten(0, 1)
-    share = times[:, None, None]
-    return model(
-        state=batch.state.repeat_interleave(DRAWS, 0),
-        noise=share * noise + (1.0 - share) * batch.actions.repeat_interleave(DRAWS, 0),
-        timestep=times,
-        attention_mask=mask.repeat_interleave(DRAWS, 0),
-        past_key_values=context,
-    ).logits
-
-
-def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batch: Batch) -> dict[str, Tensor]:
+def losses(model: PreTrainedModel, heads: LocationHeads | None, batch: Batch) -> dict[str, Tensor]:
     """The terms for one batch: "flow", and with heads "locations", and "attraction" where coordinates can move.
 
     The flow's is a mean over the samples, the others over what is known of them.
     """
-    size, cameras = batch.pixels.shape[:2]
-    embedded = embed(model, batch)
-    prefix = read(model, embedded, batch.attention_mask)
+    backbone, (size, cameras) = backbone_of(model.config.model_type), batch.pixels.shape[:2]
+    embedded = backbone.embed(model, batch.input_ids, batch.pixels)
+    prefix = backbone.prefill(model, embedded, batch.attention_mask, batch.state)
     wanted = (batch.noise - batch.actions.unsqueeze(1)).flatten(0, 1)
-    flowing = velocity(model, prefix.past_key_values, batch.attention_mask, batch)
+    flowing = backbone.velocity(model, prefix, batch.attention_mask, batch.state, *batch.flow())
     terms = {"flow": nn.functional.mse_loss(flowing, wanted)}
     if heads is None:
         return terms
@@ -181,14 +155,16 @@ def losses(model: PI0ForConditionalGeneration, heads: LocationHeads | None, batc
     placeholders = cameras * tokens_per_camera(model)
     words = batch.attention_mask[:, placeholders:].unsqueeze(-1).to(flowing.dtype)
     language = (prefix.last_hidden_state[:, placeholders:] * words).sum(1) / words.sum(1)
-    dense = (
-        wrapped.dense.flatten(1, 2) if wrapped else embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
-    )
+    dense = embedded[:, :placeholders].unflatten(1, (cameras, -1)).flatten(0, 1)
+    if wrapped and wrapped.dense is not None:
+        dense = wrapped.dense.flatten(1, 2)
     pooled = dense.mean(1).unflatten(0, (size, cameras))
     tokens = embedded[:, :placeholders].unflatten(1, (cameras, -1))
     tokens = nn.functional.pad(tokens, (0, 0, 0, heads.per_camera - tokens.shape[2]))  # a prefix of them, when nested
     terms["locations"] = heads(pooled, tokens, language, batch)
-    if wrapped and wrapped.coordinates.requires_grad:
+    if wrapped and wrapped.coordinates is not None and wrapped.coordinates.requires_grad:
         points = image_fractions(wrapped.coordinates, *wrapped.grid, wrapped.sampler.config.align_corners)
-        terms["attraction"] = attraction(points.unflatten(0, (size, cameras)), batch.places, size * batch.counts.places)
+        terms["attraction"] = attraction(
+            points.unflatten(0, (size, cameras)), batch.keypoints, size * batch.counts.keypoints
+        )
     return terms

@@ -1,48 +1,69 @@
 """The processes that train one model together, one per device, as torchrun starts them.
 
-Each computes its share of every batch, the gradients are summed, and each takes the same step: the numbers are those
-of one process with the whole batch, up to the order of additions.
+Each computes its share of every batch, torch sums the gradients, and each takes the same step: the numbers are those of
+one process with the whole batch, up to the order of additions.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 DEVICES = ("cpu", "cuda")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among them. rank: from 0, which alone writes files."""
+    """This process among them. rank: from 0, which alone writes the policy. local: how many share this machine."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Over all processes, in place. A gradient that only some of them have counts as zero in the others."""
-        if self.size == 1:
-            return
-        parameters = list(parameters)
-        there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=self.device)
-        dist.all_reduce(there, dist.ReduceOp.MAX)
-        for parameter, anywhere in zip(parameters, there.tolist(), strict=True):
-            if anywhere:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                dist.all_reduce(parameter.grad)
+    local: int = 1
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Of a tensor that every process has, over all of them."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def each(self, work: Callable[[], Result], fault: type[Exception]) -> list[Result]:
+        """What each process's own `work` gives, by rank. A `fault` in one of them is raised in all."""
+        try:
+            mine: tuple = work(), None
+        except fault as error:
+            mine = None, error
+        found = self.gather(mine)
+        for _, raised in found:
+            if raised is not None:
+                raise raised
+        return [result for result, _ in found]
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's share of them: a stretch, so that all shares by rank are the items in their order."""
+        first, last = (len(items) * place // self.size for place in (self.rank, self.rank + 1))
+        return items[first:last]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
 
 
 @contextmanager
@@ -53,8 +74,12 @@ def join(device: str) -> Iterator[World]:
         yield World(device=torch.device(device))
         return
     own = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", device_id=own if device == "cuda" else None)
+    if device == "cuda":
+        torch.cuda.set_device(own)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, device_id=own if device == "cuda" else None)
+    dist.barrier()  # nobody leaves before all are connected
     try:
-        yield World(dist.get_rank(), size, own)
+        yield World(dist.get_rank(), size, own, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     finally:
         dist.destroy_process_group()

@@ -16,9 +16,11 @@ class Recipe:
     or all, at random; so that a prefix of them suffices as well.
 
     distil: the sampler alone trains, and the dense model teaches it; see `distillation`. readout: weight of its second
-    term. lora: rank of the updates that train in place of the weights; 0 trains all of them. accumulate: parts of a
+    term. expert_only: what sees and reads stays as it is, and the action expert alone trains. lora: rank of the updates
+    that train in place of the weights; 0 trains all of them. accumulate: parts of a
     batch that are computed one after the other. bf16: compute in bfloat16, the weights stay in float32. recompute: the
-    layers' activations in the backward pass, which saves their memory.
+    layers' activations in the backward pass, which saves their memory. average: save a moving
+    average of the weights, which takes a copy of them.
     """
 
     steps: int
@@ -34,10 +36,12 @@ class Recipe:
     nested: tuple[int, ...] = ()
     distil: bool = False
     readout: float = 1.0
+    expert_only: bool = False
     lora: int = 0
     accumulate: int = 1
     bf16: bool = False
     recompute: bool = False
+    average: bool = True
 
     def rate(self, step: int) -> float:
         """The learning rate: linear warm-up, then a cosine to a hundredth. step: from 0 in each stage."""

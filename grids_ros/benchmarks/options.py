@@ -1,0 +1,91 @@
+"""The options of `grids evaluate --benchmark` and `grids record --benchmark`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from grids_ros.options import COUNT, SEED, WORKERS, Cluster, Place, Range, UsageError
+
+FAMILIES = ("libero", "metaworld")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Score a checkpoint on a benchmark's fixed initial states, as its authors do. The last line of output is JSON.
+
+    A second run with the same --out continues where the first one ended. Exit codes: 0 counted; 2 an option, a
+    checkpoint or an environment is unusable.
+    """
+
+    benchmark: Annotated[str, arg(metavar="SUITE")]
+    """libero_spatial, libero_object, libero_goal, libero_10, a LIBERO-PRO suite such as libero_object_swap,
+    metaworld_mt10 or metaworld_mt50"""
+    checkpoint: Annotated[Path, Place.FOLDER]
+    """folder"""
+    out: Annotated[Path, Place.OUT_FOLDER] = Path("out/benchmark")
+    """folder for results, a sheet of pictures and videos"""
+    episodes_per_task: Annotated[int, COUNT] = 20
+    """initial states of each task; there are 50"""
+    tasks: tuple[int, ...] = ()
+    """numbers of the tasks; default: all"""
+    tokens: Annotated[int | None, Range(0, 4096), arg(metavar="K")] = None
+    """visual tokens per camera; default: all that the checkpoint has"""
+    replan_steps: Annotated[int, Range(1, 100)] = 5
+    """environment steps between two inferences"""
+    actions: Literal["auto", "step", "time"] = "auto"
+    """execute one action per environment step, or the chunk by its time stamps; auto: step for per-step actions"""
+    image_size: Annotated[int, Range(32, 1024)] = 256
+    """side of the rendered images [px]"""
+    cameras: tuple[str, ...] = ()
+    """the benchmark's cameras, in the order of the checkpoint's; default: its base and its wrist camera"""
+    workers: Annotated[int, WORKERS] = os.cpu_count() or 1
+    """processes, each with a simulator of its own"""
+    cluster: Cluster = ""
+    """play the episodes on this Ray cluster, whose nodes have the checkpoint and LIBERO's environment"""
+    films: Annotated[int, Range(0, 50)] = 1
+    """episodes of each task that are filmed"""
+
+    def check(self) -> None:
+        """Raises UsageError for a benchmark that is unknown, or cameras that repeat."""
+        family_of(self.benchmark)
+        if len(set(self.cameras)) != len(self.cameras):
+            raise UsageError(f"--cameras is {' '.join(self.cameras)}, expected each camera once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRecordOptions:
+    """Record a scripted expert on a benchmark's tasks, on placements that are not its fixed initial states."""
+
+    benchmark: Annotated[str, arg(metavar="SUITE")]
+    """libero_spatial, libero_object, metaworld_mt10 or metaworld_mt50"""
+    out: Annotated[Path, Place.OUT_FOLDER]
+    """folder for one bag per task"""
+    episodes_per_task: Annotated[int, COUNT] = 50
+    """successful demonstrations of each task"""
+    tasks: tuple[int, ...] = ()
+    """numbers of the tasks; default: all"""
+    seed: Annotated[int, SEED] = 0
+    """of the first placement, one more each"""
+    image_size: Annotated[int, Range(32, 1024)] = 128
+    """side of the images [px]"""
+    image_rate_hz: Literal["5", "10", "20"] = "10"
+    """images per second of each camera"""
+    workers: Annotated[int, WORKERS] = os.cpu_count() or 1
+    """processes, each with a simulator of its own"""
+
+    def check(self) -> None:
+        """Raises UsageError for a benchmark that is unknown."""
+        family_of(self.benchmark)
+
+
+def family_of(suite: str) -> str:
+    """The simulator of a suite. Raises UsageError for an unknown one."""
+    for family in FAMILIES:
+        if suite.startswith(f"{family}_"):
+            return family
+    raise UsageError(f"--benchmark is {suite!r}, expected a suite of {', '.join(FAMILIES)}, such as libero_object")

@@ -1,0 +1,1 @@
+"""One file answers for each family of models: see `grids_ros.policy.backbone`."""

@@ -1,0 +1,1 @@
+"""What a person is shown of the sampled coordinates: drawn on images, or placed in space. No ROS."""

@@ -1,0 +1,178 @@
+"""From the JSON files of the cells to counts, differences and verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from grids_ros.evaluate.success_rates import newcombe, wilson
+from research.comparison.plan import AS_RECORDED, Cell, Plan, Settings, Training
+from research.comparison.work import TableError, cell_file, read_plan, training_file
+
+MARGIN = 0.05  # of the success rate: "no worse" is less than this below
+Which = Callable[[Cell], bool]
+YES, NO, UNDECIDED = "yes", "no", "undecided"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Episodes of some cells. cells: how many of them are there; planned: how many there would be."""
+
+    successes: int
+    episodes: int
+    wrong: int
+    cells: int
+    planned: int
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.episodes
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.successes, self.episodes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Success rate of one variant less that of another, over the cells that both have, with its 95 % interval.
+
+    both: scenes in which both succeeded.
+    """
+
+    ours: Count
+    theirs: Count
+    both: int
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Difference, lower bound, upper bound."""
+        alone = self.ours.successes - self.both, self.theirs.successes - self.both
+        return newcombe(self.both, *alone, self.ours.episodes - self.both - sum(alone))
+
+    @property
+    def better(self) -> str:
+        """The interval lies above 0, or does not reach above it; or neither."""
+        _, low, high = self.interval
+        return YES if low > 0.0 else NO if high <= 0.0 else UNDECIDED
+
+    @property
+    def no_worse(self) -> str:
+        """The interval lies below 0; or it lies above -MARGIN; or neither."""
+        _, low, high = self.interval
+        return NO if high < 0.0 else YES if low > -MARGIN else UNDECIDED
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What there is of tables that differ in their start and data, as one: seeds count on from table to table.
+
+    settings, seeds: of each table, and how many it has. plan: of all. cells, trainings: the content of the files.
+    """
+
+    settings: tuple[Settings, ...]
+    seeds: tuple[int, ...]
+    plan: Plan
+    cells: dict[Cell, dict]
+    trainings: dict[Training, dict]
+
+    @property
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.plan.cells() if cell not in self.cells]
+
+    def count(self, variant: str, which: Which) -> Count | None:
+        """Over the cells of a variant, of all seeds; None where there is none."""
+        planned = [cell for cell in self.plan.cells() if cell.training.variant == variant and which(cell)]
+        return self._sum([cell for cell in planned if cell in self.cells], len(planned))
+
+    def difference(self, ours: str, theirs: str, which: Which) -> Difference | None:
+        """Over the cells that both variants have, so that both met the same scenes; None where there is none."""
+        by_place = [
+            {(c.training.seed, c.task, c.kind): c for c in self.cells if c.training.variant == name and which(c)}
+            for name in (ours, theirs)
+        ]
+        both = by_place[0].keys() & by_place[1].keys()
+        planned = len([c for c in self.plan.cells() if c.training.variant == theirs and which(c)])
+        if not both:
+            return None
+        counts = [self._sum([cells[place] for place in both], planned) for cells in by_place]
+        return Difference(*counts, sum(self._both(*(cells[place] for cells in by_place)) for place in both))
+
+    def by_seed(self, ours: str, theirs: str, which: Which) -> list[Difference | None]:
+        """The same of each seed of training by itself."""
+        seeds = range(self.plan.seeds)
+        return [
+            self.difference(ours, theirs, lambda c, seed=seed: which(c) and c.training.seed == seed) for seed in seeds
+        ]
+
+    def better(self, ours: str, theirs: str, which: Which) -> str:
+        """Whether `ours` is: by the interval of all seeds together, and no seed may contradict it."""
+        difference = self.difference(ours, theirs, which)
+        verdict = difference.better if difference else UNDECIDED
+        return self._unless_a_seed_differs(verdict, self.by_seed(ours, theirs, which), 0.0)
+
+    def no_worse(self, ours: str, theirs: str, which: Which) -> str:
+        """Likewise, whether `ours` is less than MARGIN below, or better."""
+        difference = self.difference(ours, theirs, which)
+        verdict = difference.no_worse if difference else UNDECIDED
+        bound = -MARGIN if verdict == YES else 0.0
+        return self._unless_a_seed_differs(verdict, self.by_seed(ours, theirs, which), bound)
+
+    @staticmethod
+    def _unless_a_seed_differs(verdict: str, by_seed: list[Difference | None], bound: float) -> str:
+        """UNDECIDED where a training lies on the other side of `bound`: trainings differ by more than scenes do."""
+        values = [one.interval[0] for one in by_seed if one]
+        above, below = all(value > bound for value in values), all(value <= bound for value in values)
+        return verdict if {YES: above, NO: below}.get(verdict, True) else UNDECIDED
+
+    def _both(self, ours: Cell, theirs: Cell) -> int:
+        """Scenes of two cells, the same in each, in which both policies succeeded."""
+        failed = set().union(*(self.cells[cell]["failed_seeds"] for cell in (ours, theirs)))
+        return self.cells[ours]["episodes"] - len(failed)
+
+    def _sum(self, cells: list[Cell], planned: int) -> Count | None:
+        if not cells:
+            return None
+        facts = [self.cells[cell] for cell in cells]
+        successes, episodes, wrong = (
+            sum(f[name] for f in facts) for name in ("successes", "episodes", "wrong_objects")
+        )
+        return Count(successes, episodes, wrong, len(cells), planned)
+
+
+def in_distribution(cell: Cell) -> bool:
+    return cell.kind == AS_RECORDED
+
+
+def out_of_distribution(cell: Cell) -> bool:
+    return cell.kind != AS_RECORDED
+
+
+def overall(verdicts: list[str]) -> str:
+    """Of a claim that says something of each: one no denies it, and every yes is needed."""
+    return NO if NO in verdicts else YES if set(verdicts) == {YES} else UNDECIDED
+
+
+def read(*folders: Path) -> Results:
+    """Raises TableError when no table was begun in one, or one was made with other steps, batches or episodes."""
+    settings, plans = zip(*map(read_plan, folders), strict=True)
+    for folder, one in zip(folders, settings, strict=True):
+        for name in ("steps", "batch", "episodes"):
+            if getattr(one, name) != getattr(settings[0], name):
+                told = f"{folder} has {name} {getattr(one, name)}, {folders[0]} {getattr(settings[0], name)}"
+                raise TableError(f"{told}: they cannot be told together")
+    cells, trainings, whole = {}, {}, replace(plans[0], seeds=0)
+    for folder, plan in zip(folders, plans, strict=True):
+        placed = {one: replace(one, seed=whole.seeds + one.seed) for one in plan.trainings()}
+        trainings |= {placed[one]: _json(path) for one in placed if (path := training_file(folder, one)).exists()}
+        for cell in plan.cells():
+            if (path := cell_file(folder, cell)).exists():
+                cells[replace(cell, training=placed[cell.training])] = _json(path)
+        whole = whole.with_all_of(plan, whole.seeds + plan.seeds)
+    return Results(settings, tuple(plan.seeds for plan in plans), whole, cells, trainings)
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())

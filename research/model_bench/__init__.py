@@ -1,0 +1,1 @@
+"""One inference, measured: operations, bytes and time by stage."""
