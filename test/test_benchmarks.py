@@ -224,12 +224,15 @@ def test_the_expert_succeeds_on_a_placement_and_the_fixed_states_are_the_benchma
         image = process.render("agentview", 64)
         assert image.shape == (64, 64, 3) and image.std() > 10.0
         state = process.randomize(0, 3)
-        action, ended, failed = process.expert(restart=True)
+        advice = process.expert(restart=True)
+        begun = advice.places
         for _ in range(280):
-            state = process.step(action)
+            state = process.step(advice.action)
             if state.success:
                 break
-            action, ended, failed = process.expert()
+            advice = process.expert()
+        soup, basket = advice.places - begun
+        assert np.linalg.norm(soup) > 0.1 > 10.0 * np.linalg.norm(basket), "what it moves, and where it goes"
         assert state.success and "alphabet soup" in state.instruction
         assert other.instruction == first.instruction
 
@@ -257,12 +260,12 @@ def test_metaworlds_own_experts_solve_its_tasks_through_our_actions():
         for task in range(10):
             state = process.reset(task, 0)
             np.testing.assert_array_equal(state.pose.position, process.reset(task, 0).pose.position)
-            action, *_ = process.expert(restart=True)
+            advice = process.expert(restart=True)
             for _ in range(500):
-                state = process.step(action)
+                state = process.step(advice.action)
                 if state.success:
                     break
-                action, *_ = process.expert()
+                advice = process.expert()
             won += state.success
         assert won >= 9 and state.instruction and "-" not in state.instruction
         assert process.render("corner2", 64).std() > 10.0

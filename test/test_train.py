@@ -50,7 +50,7 @@ from grids_ros.train.initial_checkpoint import start_from
 from grids_ros.train.keypoint_labels import keypoints
 from grids_ros.train.loop import Trainer
 from grids_ros.train.loss_plot import plot_losses
-from grids_ros.train.losses import Counts, LocationHeads, attraction, sample_times
+from grids_ros.train.losses import Counts, LocationHeads, attraction, known, named_and_known, sample_times
 from grids_ros.train.recipe import Recipe
 
 STEP_NS = NANOSECONDS // 20  # of the targets
@@ -374,6 +374,29 @@ def test_the_words_name_the_cube_and_then_its_target():
     data, checkpoint = mixed()
     named = {tuple(row) for step in range(3) for row in Batches(data, checkpoint, RECIPE).at(step).named.tolist()}
     assert named == {(0, -1), (1, 3), (2, 0)}
+
+
+def test_labels_of_another_recording_are_of_the_objects_that_its_instruction_names():
+    """Two of four known, as of a benchmark's demonstrations: they count, and no camera of the simulation is asked."""
+    data, checkpoint = mixed()
+    data.objects[::2, 2:] = np.nan
+    assert len(data.instructions[::2]) > 3
+    batches = Batches(data, checkpoint, RECIPE)
+    for batch in (batches.at(step) for step in range(3)):
+        partly = ~known(batch.objects).all(-1)
+        assert partly.any() and batch.named[partly].tolist() == [[0, 1]] * int(partly.sum())
+        assert batch.keypoints[partly].isnan().all() and batch.keypoints[~partly].isfinite().any()
+        assert named_and_known(batch.objects, batch.named)[partly].all()
+        assert batch.counts.names * len(batch.objects) == named_and_known(batch.objects, batch.named).sum()
+
+
+def test_fewer_objects_than_labels_are_filled_up_and_more_are_refused():
+    window, places = Window(("base", "wrist"), 32, 6, 0.1), np.arange(15.0).reshape(1, 5, 3)
+    two, five = (dataclasses.replace(episode(), objects=(np.zeros(1, np.int64), places[:, :n])) for n in (2, 5))
+    *_, objects, _, _ = next(samples_of(two, window))
+    np.testing.assert_array_equal(objects, [[0, 1, 2], [3, 4, 5], [np.nan] * 3, [np.nan] * 3])
+    with pytest.raises(ValueError, match="object_poses has 5 poses, expected at most 4"):
+        next(samples_of(five, window))
 
 
 def test_the_location_loss_asks_for_the_target_too():

@@ -53,6 +53,21 @@ class State:
     instruction: str
 
 
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What the scripted expert says of the present state.
+
+    action: (7,), of the benchmark's controller. ended: it has done all that it does. failed: it has lost its object.
+    places: of the objects that the instruction names, in its order, (n, 3) [m] in the world frame; none where the
+    expert does not tell.
+    """
+
+    action: np.ndarray
+    ended: bool
+    failed: bool
+    places: np.ndarray
+
+
 def interpreter() -> Path:
     """The Python of the benchmark's environment: of $GRIDS_LIBERO_PYTHON, or of .venv/libero.
 
@@ -124,10 +139,11 @@ class BenchmarkProcess:
         """uint8 RGB (size, size, 3)."""
         return np.asarray(self.call("render", camera=camera, size=size))
 
-    def expert(self, attempt: int = 0, restart: bool = False) -> tuple[np.ndarray, bool, bool]:
-        """The scripted expert's next action, whether it has ended, and whether it has lost its object."""
+    def expert(self, attempt: int = 0, restart: bool = False) -> Advice:
+        """What the scripted expert does next. restart: plan anew from here; attempt: which of its ways to grasp."""
         answer = cast(dict, self.call("expert", attempt=attempt, restart=restart))
-        return np.asarray(answer["action"]), bool(answer["ended"]), bool(answer["failed"])
+        action, places = np.asarray(answer["action"]), np.asarray(answer["places"])
+        return Advice(action, bool(answer["ended"]), bool(answer["failed"]), places)
 
     def close(self) -> None:
         """End the process: closing its input is the request, a kill the last resort."""

@@ -13,7 +13,7 @@ from grids_ros.benchmarks import actions
 from grids_ros.benchmarks.client import BenchmarkError, BenchmarkProcess, State
 from grids_ros.benchmarks.options import BenchmarkRecordOptions, family_of
 from grids_ros.data.writer import BagWriter
-from grids_ros.datatypes import NANOSECONDS
+from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.files import OutputError, locked, replacing
 from grids_ros.options import UsageError
 from grids_ros.pieces import Workers, outcomes
@@ -44,36 +44,39 @@ class BenchmarkDemonstration:
         process, rate = self.process, self.process.description.rate_hz
         state = process.randomize(task, seed)
         self.instruction = state.instruction
-        action, ended, failed = process.expert(attempt=attempt, restart=True)
+        advice = process.expert(attempt=attempt, restart=True)
         opening, after = None, 0
         for step in range(process.description.limit_steps):
             now_ns = self.begun_ns + actions.stamp_ns(step, rate)
             if step % self.steps_per_image == 0:
-                self._observe(now_ns, state)
-            wanted = 0.0 if action[6] > 0.0 else 0.08
-            self._command(now_ns, state, action, None if wanted == opening else wanted)
+                self._observe(now_ns, state, advice.places)
+            wanted = 0.0 if advice.action[6] > 0.0 else 0.08
+            self._command(now_ns, state, advice.action, None if wanted == opening else wanted)
             opening = wanted
-            state = process.step(action)
-            action, ended, failed = process.expert()
+            state = process.step(advice.action)
+            advice = process.expert()
             after += state.success
-            if failed or after >= AFTER_STEPS or (ended and not state.success):
+            if advice.failed or after >= AFTER_STEPS or (advice.ended and not state.success):
                 break
         self.ended_ns = self.begun_ns + actions.stamp_ns(step + 1, rate)
-        self._observe(self.ended_ns, state)
-        return state.success and not failed
+        self._observe(self.ended_ns, state, advice.places)
+        return state.success and not advice.failed
 
-    def _observe(self, now_ns: int, state: State) -> None:
+    def _observe(self, now_ns: int, state: State, places: np.ndarray) -> None:
         images = {
             name: self.process.render(camera, self.image_size)
             for name, camera in zip(CAMERAS, self.process.description.cameras, strict=False)
         }
         joints = [*state.joints, state.opening / 2, state.opening / 2]
+        objects = [Pose(place, (0.0, 0.0, 0.0, 1.0)) for place in places]
 
         def write(bag: BagWriter) -> None:
             for name, image in images.items():
                 bag.image(name, now_ns, image)
             bag.current_pose(now_ns, state.pose)
             bag.joint_states(now_ns, [*self.process.description.joints, *FINGERS], joints, np.zeros(len(joints)))
+            if objects:
+                bag.object_poses(now_ns, objects)
 
         self.writes.append(write)
 

@@ -37,9 +37,9 @@ class Batches:
         words, which = np.unique(samples.instructions, return_inverse=True)
         encoded = [prompt.encode(str(text), np.zeros(self._size)) for text in words]  # with a state: of its length
         self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
-        named = [_named(str(text)) for text in words]
-        self.names = max(1, *map(len, named))  # objects that an instruction names, at most
-        self._named = np.array([(row + [-1] * self.names)[: self.names] for row in named])[which]
+        simulated = ~np.isnan(samples.objects).any((1, 2))
+        self._named = _named(samples, simulated)
+        self.names = self._named.shape[1]  # objects that an instruction names, at most
         sentences = np.array([_sentence(str(text)) for text in words])[which]
         self._tasks = [np.flatnonzero(sentences == sentence) for sentence in np.unique(sentences)]
         flat = samples.objects.reshape(-1, 3)
@@ -47,11 +47,12 @@ class Batches:
         self.located = len(flat) > 0
         self._objects = (samples.objects - flat.mean(0)) / flat.std(0).clip(1e-3) if self.located else samples.objects
         shape = (len(samples), len(checkpoint.spec.cameras), samples.objects.shape[1], 2)
-        self._keypoints = np.full(shape, np.nan)
-        if self.located:  # by the simulation's cameras: who trains on a robot's bags needs no MuJoCo
+        self._keypoints = np.full(shape, np.nan, np.float32)
+        if simulated.any():  # by its cameras: who trains on a robot's bags needs no MuJoCo
             from grids_ros.train.keypoint_labels import keypoints
 
-            self._keypoints = keypoints(samples.objects, samples.tools, checkpoint.spec.cameras)
+            shown = samples.objects[simulated], samples.tools[simulated]
+            self._keypoints[simulated] = keypoints(*shown, checkpoint.spec.cameras)
 
     def _draw(self, step: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of a batch: as many of each task, whichever there is more data of; what is left over goes round."""
@@ -128,9 +129,20 @@ class Batches:
         return np.stack(ids), np.stack(masks)
 
 
-def _named(instruction: str) -> list[int]:
-    """Which of the recorded objects the instruction names, in its order: the one to move, then where it goes."""
-    return [mujoco_model.OBJECTS.index(word) for word in instruction.lower().split() if word in mujoco_model.OBJECTS]
+def _named(samples: Samples, simulated: np.ndarray) -> np.ndarray:
+    """Which of the labelled objects each instruction names, in its order, (N, names); -1 for none.
+
+    The simulation labels all that it has, and the instruction's words tell them apart. Other recordings label those
+    that the instruction names, in its order.
+    """
+    known = ~np.isnan(samples.objects).any(-1)
+    words = {text: [w for w in text.lower().split() if w in mujoco_model.OBJECTS] for text in set(samples.instructions)}
+    rows = [
+        [mujoco_model.OBJECTS.index(word) for word in words[text]] if whole else list(np.flatnonzero(labelled))
+        for text, whole, labelled in zip(samples.instructions, simulated, known, strict=True)
+    ]
+    most = max(1, *map(len, rows))
+    return np.array([row + [-1] * (most - len(row)) for row in rows])
 
 
 def _sentence(instruction: str) -> str:

@@ -29,6 +29,7 @@ from grids_ros.policy.preprocess import ImageFit, letterbox
 from grids_ros.policy.spaces import MATRIX, RELATIVE, Actions, States
 
 MAX_LABEL_SKEW_NS = 60_000_000  # between an observation and the positions of objects that label it
+LABELS = 4  # objects whose positions label a sample, at most
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Samples:
     """Training data in memory.
 
     images: uint8 (N, cameras, S, S, 3), or what decodes them as they are indexed (train/frames). states: (N, numbers).
-    actions: (N, horizon, numbers). objects: (N, objects, 3) [m] in the base frame, NaN where unknown. instructions: N
+    actions: (N, horizon, numbers). objects: (N, LABELS, 3) [m] in the base frame, NaN where unknown. instructions: N
     strings. episodes: (N,) which episode each sample is from. tools: (N, 7) measured tool poses in the base frame,
     position [m] and quaternion xyzw. sizes: (N, cameras, 2), height and width of each image before it was fitted [px].
     """
@@ -89,6 +90,20 @@ def _nearest(stamps: np.ndarray, stamp_ns: int) -> int | None:
     return index if abs(int(stamps[index]) - stamp_ns) <= MAX_LABEL_SKEW_NS else None
 
 
+def _labels(episode: Episode, stamp_ns: int) -> np.ndarray:
+    """Where the objects are, (LABELS, 3) [m]; NaN for those that the recording does not tell of.
+
+    Raises ValueError for more of them.
+    """
+    labels, index = np.full((LABELS, 3), np.nan), _nearest(episode.objects[0], stamp_ns)
+    if index is not None:
+        places = episode.objects[1][index]
+        if len(places) > LABELS:
+            raise ValueError(f"object_poses has {len(places)} poses, expected at most {LABELS}")
+        labels[: len(places)] = places
+    return labels
+
+
 def samples_of(episode: Episode, window: Window, passed_over: dict[str, tuple[int, str]] | None = None):
     """Each sample of an episode: (images, state, actions, objects, tool, sizes), as `Samples` holds them.
 
@@ -108,8 +123,7 @@ def samples_of(episode: Episode, window: Window, passed_over: dict[str, tuple[in
             pass_over(passed_over, "observation", str(error))
             continue
         images = [np.rint(letterbox(image, window.image_size, window.image)).astype(np.uint8) for image in shown]
-        labelled = _nearest(episode.objects[0], snapshot.stamp_ns)
-        objects = episode.objects[1][labelled] if labelled is not None else np.full((4, 3), np.nan)
+        objects = _labels(episode, snapshot.stamp_ns)
         pose, measured = snapshot.pose, joints.get("measured")
         state = window.state.encode(pose, snapshot.gripper, measured)
         actions = window.action.to_actions(pose, *targets, **joints, step_s=window.step_s)

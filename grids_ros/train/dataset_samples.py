@@ -22,12 +22,11 @@ from grids_ros.data.lerobot.video import VideoFile
 from grids_ros.data.recording import open_recording
 from grids_ros.data.settings import Settings, find_topics
 from grids_ros.datatypes import NANOSECONDS, ActionChunk, Pose
-from grids_ros.train.dataset import Samples, Window
+from grids_ros.train.dataset import LABELS, Samples, Window
 from grids_ros.train.frames import Frames, Joined, features_of
 from grids_ros.train.parallel import World
 
 NUMBERS = ("states", "actions", "objects", "instructions", "tools", "sizes")
-NO_OBJECTS = np.full((4, 3), np.nan)
 
 
 @dataclass
@@ -68,7 +67,7 @@ def dataset_samples(path: Path, settings: Settings, window: Window, world: World
     seen = tuple(_size(dataset, dataset.episodes[places[0, 0]], feature) for feature in features)
     images = Frames(dataset, places, features, window.image_size, window.image, seen)
     sizes = np.broadcast_to(np.array(seen), (len(places), len(features), 2))
-    objects = np.broadcast_to(NO_OBJECTS, (len(places), 4, 3))
+    objects = np.full((len(places), LABELS, 3), np.nan)
     tools = np.array([tool for part in parts for tool in part.tools])
     return Samples(images, states, actions, objects, tasks, places[:, 0], tools, sizes)
 

@@ -37,8 +37,8 @@ def in_view(keypoints):
 
 
 def named_and_known(objects, named):
-    """(B, names), bool: which names are of an object, where all objects are known."""
-    return (named >= 0) & known(objects).all(-1)[:, None]
+    """(B, names), bool: which names are of an object whose position is known."""
+    return (named >= 0) & known(objects)[np.arange(len(named))[:, None], named]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ class Expert:
             action = np.array([0.0] * 6 + [OPEN])
         return action
 
+    def places(self) -> np.ndarray:
+        """Where the object that it moves is, and what it puts that on or in: (2, 3) [m], world."""
+        return np.stack([self._position(self._target), self._position(self._place)])
+
     # --- what it does ---------------------------------------------------------------------------------------------
 
     def _script(self) -> Iterator[np.ndarray]:

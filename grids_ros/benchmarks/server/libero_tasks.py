@@ -123,18 +123,18 @@ class Libero:
         return np.ascontiguousarray(image[::-1, ::-1])
 
     def expert(self, attempt: int = 0, restart: bool = False) -> dict:
-        """The scripted expert's next action, whether it has ended, and whether it has lost its object.
+        """The scripted expert's next action, whether it has ended, whether it has lost its object, and "places".
 
-        restart: plan anew from here; attempt: which of its ways to grasp. Raises ValueError for a task that it cannot
-        do.
+        Those are of the objects that the instruction names, in its order: (n, 3) [m], world. restart: plan anew from
+        here; attempt: which of its ways to grasp. Raises ValueError for a task that it cannot do.
         """
         if restart or self._expert is None:
             try:
                 self._expert = Expert(self._wrapper.env, attempt)
             except Unsolvable as error:
                 raise ValueError(f"{self._name} task {self._task}: {error}") from error
-        action = self._expert.act()
-        return {"action": action, "ended": self._expert.ended, "failed": self._expert.failed}
+        places, action = self._expert.places(), self._expert.act()
+        return {"action": action, "ended": self._expert.ended, "failed": self._expert.failed, "places": places}
 
     def close(self) -> None:
         """An environment that is not closed complains about EGL at exit."""

@@ -101,7 +101,8 @@ class MetaWorld:
         move = np.asarray(self._expert.get_action(self._observed), np.float64)
         wanted = self._env.data.mocap_pos[0] + STEP_M * np.clip(move[:3], -1.0, 1.0)
         ahead = (wanted - self._env.get_endeff_pos()) / METRES
-        return {"action": np.concatenate([ahead, np.zeros(3), move[3:]]), "ended": False, "failed": False}
+        action = np.concatenate([ahead, np.zeros(3), move[3:]])
+        return {"action": action, "ended": False, "failed": False, "places": np.zeros((0, 3))}
 
     def close(self) -> None:
         """Frees what renders."""
