@@ -281,7 +281,7 @@ def test_a_small_checkpoint_is_scored_end_to_end(tmp_path, monkeypatch, capsys):
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (summary["episodes"], summary["successes"]) == (1, 0) and "refused" not in summary
     assert (made.out / "sheet.png").stat().st_size > 10_000 and (made.out / "task0-state0.mp4").exists()
-    monkeypatch.setattr(evaluate, "_play_all", lambda _, todo: [] if not todo else pytest.fail("played again"))
+    monkeypatch.setattr(evaluate, "_rollout_all", lambda _, todo: [] if not todo else pytest.fail("played again"))
     assert evaluate.run(made) == 0
 
 

@@ -233,7 +233,8 @@ def summarise(episodes: Sequence[BenchmarkEpisode], names: Sequence[str], settin
     by_task = {}
     for task in sorted({episode.task for episode in episodes}):
         mine = [episode for episode in episodes if episode.task == task]
-        by_task[names[task]] = _count(mine)
+        failed = sorted(episode.state for episode in mine if not episode.success)
+        by_task[names[task]] = {**_count(mine), "failed_states": failed}
     return {**settings, **_count(episodes), "tasks": by_task}
 
 

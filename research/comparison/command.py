@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from grids_ros.pieces import ClusterError, WorkerLost
-from grids_ros.sim.tasks import TASKS
-from grids_ros.sim.variation import KINDS
 from grids_ros.train.__main__ import find_bags
 from grids_ros.train.recipe import Recipe
 from research.comparison.page import write
 from research.comparison.plan import VARIANTS, Plan, Settings
 from research.comparison.results import read
+from research.comparison.scenes import SCENES, STATES
 from research.comparison.work import Machine, TableError, Work
 
 
@@ -30,20 +29,32 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--report", type=Path, help="write what there is to this Markdown file, with plots beside it")
     beside = "tables of other starts, to be told together with this one"
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="DIR", help=beside)
-    for name, choices in (("variants", VARIANTS), ("tasks", TASKS), ("ood", KINDS)):
-        told = f"of {', '.join(choices)} (default: every one)"
-        nargs = "*" if name == "ood" else "+"
-        parser.add_argument(f"--{name}", nargs=nargs, choices=choices, default=list(choices), metavar="NAME", help=told)
+    scored = "where policies are scored: this package's simulation, or LIBERO and LIBERO-PRO (default: %(default)s)"
+    parser.add_argument("--scenes", choices=list(SCENES), default="simulation", help=scored)
+    told = f"of {', '.join(VARIANTS)} (default: every one)"
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=told)
+    for name, nargs, values in (("tasks", "+", "tasks"), ("ood", "*", "kinds")):
+        told = "; ".join(f"{scenes}: {', '.join(getattr(SCENES[scenes], values))}" for scenes in SCENES)
+        parser.add_argument(f"--{name}", nargs=nargs, metavar="NAME", help=f"{told} (default: every one)")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each variant (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
-    parser.add_argument("--episodes", type=int, default=102, help="of each cell (default: %(default)s)")
+    defaults = ", ".join(f"{scenes.episodes} {scenes.of}" for scenes in SCENES.values())
+    parser.add_argument("--episodes", type=int, help=f"default: {defaults}")
     parser.add_argument("--start", type=Path, help="dense checkpoint whose weights every variant starts with")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of an evaluation (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a training (default: %(default)s)")
     cluster = "do the jobs on this Ray cluster, whose nodes have all folders under the same paths"
     parser.add_argument("--cluster", default="", metavar="ADDRESS", help=cluster)
     options = parser.parse_args(arguments)
+    for name, known in (("tasks", SCENES[options.scenes].tasks), ("ood", SCENES[options.scenes].kinds)):
+        named = getattr(options, name)
+        setattr(options, name, list(known) if named is None else named)
+        for one in set(getattr(options, name)) - set(known):
+            parser.error(f"--{name} is {one!r}, with --scenes {options.scenes} expected of {', '.join(known)}")
+    options.episodes = SCENES[options.scenes].episodes if options.episodes is None else options.episodes
+    if options.scenes == "libero" and options.episodes > STATES:
+        parser.error(f"--episodes is {options.episodes}, a task of LIBERO has {STATES} initial states")
     for name in ("seeds", "steps", "batch", "episodes", "workers", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")
@@ -91,9 +102,10 @@ def work(options: argparse.Namespace) -> None:
         raise TableError(error) from error
     start = start_of(options.start) if options.start else None
     data = tuple(identity(bag, sorted(path for path in bag.rglob("*") if path.is_file())) for bag in bags)
-    settings = Settings(data, options.steps, options.batch, options.episodes, start)
-    kinds = chosen(options.ood, KINDS)
-    plan = Plan(chosen(options.variants, VARIANTS), options.seeds, chosen(options.tasks, TASKS), kinds)
+    settings = Settings(data, options.steps, options.batch, options.episodes, start, options.scenes)
+    scenes = SCENES[options.scenes]
+    tasks, kinds = chosen(options.tasks, scenes.tasks), chosen(options.ood, scenes.kinds)
+    plan = Plan(chosen(options.variants, VARIANTS), options.seeds, tasks, kinds)
     machine = Machine(options.workers, options.threads)
     Work(options.out, settings, bags, options.start, machine, options.cluster).run(plan)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grids_ros.evaluate.episode import LIMIT_S, PLACING_S
 from grids_ros.files import write_whole
 from research.comparison.comparison_plots import draw
 from research.comparison.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, PAIRS, RIVALS
@@ -19,6 +18,7 @@ from research.comparison.results import (
     out_of_distribution,
     overall,
 )
+from research.comparison.scenes import SCENES
 
 LABELS = {DENSE: "dense-256", OURS: "GridS-16", FEW: "GridS-4", "grids-1": "GridS-1"}
 LABELS |= {
@@ -69,11 +69,10 @@ def _head(results: Results) -> list[str]:
         "has of its own (points that start on a grid, layer norm, a margin, and `attraction`, a loss that draws its "
         "points to the objects) came out of trials; its rivals had none and are as published, without it.",
         "",
-        f"A cell is one policy in {settings.episodes} scenes that no demonstration has{_timing(results)}; an episode "
-        f"without success after {LIMIT_S:g} s, {LIMIT_S + PLACING_S:g} s where a cube has to be put down, has failed. "
-        "All variants meet the same scenes; each seed of training, task and kind has others. Intervals are of 95 %: "
-        "Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). Seeds are pooled: the "
-        f"intervals tell of new scenes, not of new trainings, and the counts of each seed stand beside them.{again}",
+        f"{SCENES[settings.scenes].told(settings, list(results.cells.values()))} "
+        "Intervals are of 95 %: Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). "
+        "Seeds are pooled: the intervals tell of new scenes, not of new trainings, and the counts of each seed stand "
+        f"beside them.{again}",
     ]
 
 
@@ -97,11 +96,6 @@ def _lineage(results: Results, seeds: range) -> str:
         told.append(f"{start['steps']} steps{' as ' + start['tokens'] if 'tokens' in start else ''}")
         start = start.get("start")
     return f" ({', before that '.join(told)})" if told else ""
-
-
-def _timing(results: Results) -> str:
-    found = {(facts["delay_ms"], facts["join"]) for facts in results.cells.values()}
-    return "".join(f", {delay:g} ms from observation to chunk, join `{join}`" for delay, join in sorted(found))
 
 
 def _claims(results: Results) -> list[str]:

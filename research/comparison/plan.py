@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from grids_ros.evaluate.options import FIRST_SEED
-from grids_ros.sim.tasks import TASKS
-from grids_ros.sim.variation import KINDS
-
 OURS, FEW, DENSE = "grids-16", "grids-4", "dense"
 OTHERS = ("fixed_grid", "average", "random_keep", "token_learner")  # pruners
 RIVALS = {OURS: OTHERS, FEW: tuple(f"{name}-4" for name in OTHERS)}  # to as many tokens, which each should beat
@@ -26,7 +22,6 @@ PAIRS = (  # whose difference is told: the first less the second
     *((ours, name) for ours, rivals in RIVALS.items() for name in rivals),
 )
 AS_RECORDED = "none"  # in the place of a kind of variation: in distribution
-PLACES = tuple(product(TASKS, (AS_RECORDED, *KINDS)))  # where a policy may be scored: task and kind
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy in the scenes of one task and kind, `AS_RECORDED` or one of `sim.variation.KINDS`."""
+    """One policy in the scenes of one task and kind, `AS_RECORDED` or one of `scenes.SCENES`."""
 
     training: Training
     task: str
@@ -58,8 +53,9 @@ class Cell:
 class Settings:
     """What is the same in all of the table; its JSON files mean nothing beside others.
 
-    data: names of the bags, with digests. steps, batch: of a training. episodes: of a cell. start: name of the
-    checkpoint that every training starts from, with the digest of its weights, or None.
+    data: names of the bags, with digests. steps, batch: of a training. episodes: of a cell, in LIBERO of each of its
+    tasks. start: name of the checkpoint that every training starts from, with the digest of its weights, or None.
+    scenes: of `scenes.SCENES`.
     """
 
     data: tuple[str, ...]
@@ -67,14 +63,7 @@ class Settings:
     batch: int
     episodes: int
     start: str | None
-
-    def first_scene(self, cell: Cell) -> int:
-        """Seed of the first scene: every cell of a variant has scenes of its own, which all variants share.
-
-        So no scene counts twice where cells are added up.
-        """
-        place = PLACES.index((cell.task, cell.kind))
-        return FIRST_SEED + (cell.training.seed * len(PLACES) + place) * self.episodes
+    scenes: str = "simulation"
 
 
 @dataclass(frozen=True)
@@ -96,12 +85,12 @@ class Plan:
             yield from (Cell(t, task, kind) for kind, t, task in product(self.kinds, trainings, self.tasks))
 
     def with_all_of(self, other: Plan, seeds: int) -> Plan:
-        """What either has, in the order of the report."""
+        """What either has: variants in the order of the report, tasks and kinds in that of `self`, then of `other`."""
         return Plan(
             tuple(name for name in VARIANTS if name in self.variants + other.variants),
             seeds,
-            tuple(name for name in TASKS if name in self.tasks + other.tasks),
-            tuple(name for name in KINDS if name in self.kinds + other.kinds),
+            tuple(dict.fromkeys(self.tasks + other.tasks)),
+            tuple(dict.fromkeys(self.kinds + other.kinds)),
         )
 
     def trainings(self) -> list[Training]:

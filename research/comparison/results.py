@@ -156,10 +156,10 @@ def overall(verdicts: list[str]) -> str:
 
 
 def read(*folders: Path) -> Results:
-    """Raises TableError when no table was begun in one, or one was made with other steps, batches or episodes."""
+    """Raises TableError when no table was begun in one, or one has other steps, batches, episodes or scenes."""
     settings, plans = zip(*map(read_plan, folders), strict=True)
     for folder, one in zip(folders, settings, strict=True):
-        for name in ("steps", "batch", "episodes"):
+        for name in ("steps", "batch", "episodes", "scenes"):
             if getattr(one, name) != getattr(settings[0], name):
                 told = f"{folder} has {name} {getattr(one, name)}, {folders[0]} {getattr(settings[0], name)}"
                 raise TableError(f"{told}: they cannot be told together")

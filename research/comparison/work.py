@@ -26,7 +26,8 @@ from grids_ros.files import write_whole
 from grids_ros.pieces import Workers, outcomes
 from grids_ros.train.__main__ import LOG
 from grids_ros.train.options import STATE, restore_state
-from research.comparison.plan import AS_RECORDED, VARIANTS, Cell, Plan, Settings, Training
+from research.comparison.plan import VARIANTS, Cell, Plan, Settings, Training
+from research.comparison.scenes import SCENES
 
 
 class TableError(Exception):
@@ -72,7 +73,7 @@ def begin(folder: Path, settings: Settings, plan: Plan) -> None:
                 raise TableError(
                     f"{folder} was begun with {name} {asdict(earlier)[name]}, not {value}: take another --out"
                 )
-        plan = plan.with_all_of(known, max(plan.seeds, known.seeds))
+        plan = known.with_all_of(plan, max(plan.seeds, known.seeds))
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     values = {"settings": asdict(settings), "plan": asdict(plan)}
     write_whole(folder / "table.json", json.dumps(values, indent=2) + "\n")
@@ -160,12 +161,9 @@ class Work:
 
     def _evaluate(self, cell: Cell, inherited: tuple[int, ...]) -> dict:
         folder, settings = self._folder / cell.training.name, self._settings
-        command = ["evaluate", "--checkpoint", str(folder), "--task", cell.task]
-        command += ["--episodes", str(settings.episodes), "--seed", str(settings.first_scene(cell))]
-        command += ["--workers", str(self._machine.workers)]
-        command += ["--ood", cell.kind] if cell.kind != AS_RECORDED else []
-        started = time.monotonic()
-        summary = json.loads(call(command, folder / "evaluate.log", inherited).splitlines()[-1])
+        scenes, started = SCENES[settings.scenes], time.monotonic()
+        command = scenes.command(settings, cell, folder, self._machine.workers)
+        summary = scenes.facts(json.loads(call(command, folder / "evaluate.log", inherited).splitlines()[-1]))
         trained = json.loads(training_file(self._folder, cell.training).read_text())
         names = ("variant", "seed", "steps", "batch", "wall_clock_s", "threads", "cores")
         took = {"wall_clock_s": round(time.monotonic() - started, 1), **self._machine.facts()}

@@ -33,6 +33,7 @@ from research.comparison.plan import (
     Training,
 )
 from research.comparison.results import NO, UNDECIDED, YES, Count, Difference, overall, read
+from research.comparison.scenes import SCENES, Libero, Simulation
 from research.train import split as split_pruner
 
 SETTINGS = Settings(("bag",), steps=10, batch=4, episodes=102, start=None)
@@ -172,10 +173,10 @@ def test_a_training_that_says_otherwise_leaves_it_undecided_however_sure_the_sce
 
 def test_no_two_cells_of_a_variant_share_a_scene():
     plan = Plan((OURS,), 3, tuple(TASKS), KINDS)
-    firsts = sorted(SETTINGS.first_scene(cell) for cell in plan.cells())
+    firsts = sorted(Simulation().first_scene(SETTINGS, cell) for cell in plan.cells())
     assert firsts[0] == FIRST_SEED
     assert all(after - before >= SETTINGS.episodes for before, after in zip(firsts, firsts[1:], strict=False))
-    of_two = [SETTINGS.first_scene(Cell(Training(name, 1), "bowl", "all")) for name in (OURS, DENSE)]
+    of_two = [Simulation().first_scene(SETTINGS, Cell(Training(name, 1), "bowl", "all")) for name in (OURS, DENSE)]
     assert of_two[0] == of_two[1], "and all variants meet the same"
 
 
@@ -315,7 +316,7 @@ def test_what_is_kept_says_what_it_took(tmp_path, monkeypatch):
     trained = json.loads((tmp_path / "grids-16-1" / "training.json").read_text())
     assert (trained["variant"], trained["seed"], trained["steps"], trained["batch"]) == (OURS, 1, 10, 4)
     assert trained["wall_clock_s"] == 2.5 + 2.0 and trained["threads"] == 3 and trained["cores"] == os.cpu_count()
-    scene = SETTINGS.first_scene(Cell(Training(OURS, 1), "lift", "all"))
+    scene = Simulation().first_scene(SETTINGS, Cell(Training(OURS, 1), "lift", "all"))
     cell = json.loads((tmp_path / "cells" / "grids-16-1-lift-all.json").read_text())
     assert cell["training"]["steps"] == 10 and cell["workers"] == 2 and cell["successes"] == scene % 100
 
@@ -346,7 +347,7 @@ def test_other_settings_are_refused_and_a_larger_plan_is_added(tmp_path):
     with pytest.raises(run.TableError, match="was begun with steps 10, not 20: take another --out"):
         run.begin(tmp_path, Settings(("bag",), 20, 4, 102, None), SMALL)
     run.begin(tmp_path, SETTINGS, Plan(("grids-4",), 1, ("bowl",), ("light",)))
-    assert run.read_plan(tmp_path)[1] == Plan((DENSE, OURS, "grids-4"), 2, ("lift", "bowl"), ("light", "all"))
+    assert run.read_plan(tmp_path)[1] == Plan((DENSE, OURS, "grids-4"), 2, ("lift", "bowl"), ("all", "light"))
 
 
 def test_another_start_of_the_same_name_makes_another_table(tmp_path):
@@ -393,3 +394,74 @@ def test_options_that_cannot_be_are_refused(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert program.main(["--out", str(tmp_path), "--report", str(tmp_path / "r.md")]) == 1
     assert "no table was begun" in capsys.readouterr().err
+
+
+# --- LIBERO ------------------------------------------------------------------------------------------------------
+
+LIBERO = Settings(("bag",), steps=10, batch=4, episodes=20, start=None, scenes="libero")
+SUITES = Plan((DENSE, OURS), 1, ("libero_object", "libero_spatial"), ("swap",))
+
+
+def of_a_suite(failed):
+    """What `evaluate --benchmark` prints at its end. failed: states of the second of two tasks."""
+    tasks = {"one": {"failed_states": []}, "two": {"failed_states": failed}}
+    counts = {"successes": 40 - len(failed), "episodes": 40, "versions": {"mujoco": "3.3.0"}}
+    return {**counts, "tasks": tasks}
+
+
+class OnLibero(Pretended):
+    """The dense policy fails from one more initial state than GridS."""
+
+    def __call__(self, arguments, log, lock):
+        if arguments[0] == "train":
+            return super().__call__(arguments, log, lock)
+        self.calls.append(arguments)
+        return json.dumps(of_a_suite([3, 7] if "dense-0" in str(log) else [7]))
+
+
+def test_a_table_of_libero_is_scored_by_its_suites_and_pairs_its_states(tmp_path, monkeypatch):
+    pretended = OnLibero()
+    monkeypatch.setattr(run, "call", pretended)
+    run.Work(tmp_path, LIBERO, [tmp_path / "bag"], None, run.Machine(2, 1)).run(SUITES)
+    asked = [cli.parse("evaluate", arguments) for name, *arguments in pretended.calls if name == "evaluate"]
+    assert [one.benchmark for one in asked[:2]] == ["libero_object", "libero_spatial"]
+    assert {one.benchmark for one in asked[-4:]} == {"libero_object_swap", "libero_spatial_swap"}
+    assert len({one.out for one in asked}) == 8 and {one.episodes_per_task for one in asked} == {20}
+    results = read(tmp_path)
+    difference = results.difference(OURS, DENSE, lambda cell: cell.task == "libero_object")
+    assert (difference.ours.successes, difference.theirs.successes, difference.both) == (78, 76, 76)
+    text = markdown(results, {})
+    assert "first 20 fixed initial states of each task of a suite, MuJoCo 3.3.0" in text
+    assert "libero_spatial" in text and "LIBERO-PRO" in text and "s where a cube" not in text
+
+
+def test_a_cell_of_libero_fails_by_task_and_state():
+    facts = Libero().facts(of_a_suite([0, 49]))
+    assert facts["failed_seeds"] == [50, 99] and facts["wrong_objects"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--scenes", "libero", "--tasks", "lift"],
+            "'lift', with --scenes libero expected of libero_object",
+        ),
+        (["--ood", "swap"], "--ood is 'swap', with --scenes simulation expected of"),
+        (["--scenes", "libero", "--episodes", "51"], "--episodes is 51, a task of LIBERO has 50 initial states"),
+    ],
+)
+def test_what_other_scenes_lack_is_refused_before_the_work(tmp_path, capsys, arguments, told):
+    with pytest.raises(SystemExit):
+        program.parse([str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
+    assert told in capsys.readouterr().err
+
+
+def test_each_kind_of_scenes_has_its_own_defaults(tmp_path):
+    for name, scenes in SCENES.items():
+        options = program.parse([str(tmp_path), "--out", str(tmp_path / "out"), "--scenes", name])
+        assert (options.episodes, tuple(options.tasks), tuple(options.ood)) == (
+            scenes.episodes,
+            scenes.tasks,
+            scenes.kinds,
+        )
