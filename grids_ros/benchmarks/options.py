@@ -12,6 +12,7 @@ from tyro.conf import arg
 from grids_ros.options import COUNT, SEED, WORKERS, Cluster, Place, Range, UsageError
 
 FAMILIES = ("libero", "metaworld")
+IMAGE_SIZE = 256  # [px]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class BenchmarkOptions:
     """environment steps between two inferences"""
     actions: Literal["auto", "step", "time"] = "auto"
     """execute one action per environment step, or the chunk by its time stamps; auto: step for per-step actions"""
-    image_size: Annotated[int, Range(32, 1024)] = 256
-    """side of the rendered images [px]"""
+    image_size: Annotated[int, Range(32, 1024)] = IMAGE_SIZE
+    """side of the rendered images [px]; as in the training data"""
     cameras: tuple[str, ...] = ()
     """the benchmark's cameras, in the order of the checkpoint's; default: its base and its wrist camera"""
     workers: Annotated[int, WORKERS] = os.cpu_count() or 1
@@ -71,8 +72,8 @@ class BenchmarkRecordOptions:
     """numbers of the tasks; default: all"""
     seed: Annotated[int, SEED] = 0
     """of the first placement, one more each"""
-    image_size: Annotated[int, Range(32, 1024)] = 128
-    """side of the images [px]"""
+    image_size: Annotated[int, Range(32, 1024)] = IMAGE_SIZE
+    """side of the images [px]; as `evaluate` renders them"""
     image_rate_hz: Literal["5", "10", "20"] = "10"
     """images per second of each camera"""
     workers: Annotated[int, WORKERS] = os.cpu_count() or 1
