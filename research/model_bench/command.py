@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CELLS = 256  # of an image
+RUNS, ON_A_CPU = 200, 5  # of each row; a CPU takes seconds for one run of a large model
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -19,10 +20,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cameras", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 16, 4], help="per camera (default: 64 16 4)")
-    parser.add_argument("--runs", type=int, default=200, help="of each row, after warm-up (default: %(default)s)")
+    told = f"of each row, after warm-up (default: {RUNS}; on a CPU {ON_A_CPU} of the larger sizes, 10 min)"
+    parser.add_argument("--runs", type=int, help=told)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.runs is None:
+        options.runs = ON_A_CPU if options.device == "cpu" and options.size != "demo" else RUNS
     for name in ("cameras", "runs"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least 1")

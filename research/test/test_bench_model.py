@@ -88,3 +88,11 @@ def test_arguments_out_of_range_are_refused(arguments, text, capsys):
     with pytest.raises(SystemExit):
         parse(arguments)
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [([], 200), (["--size", "full"], 5), (["--size", "full", "--device", "cuda"], 200), (["--runs", "3"], 3)],
+)
+def test_a_large_model_on_a_cpu_runs_less_often(arguments, runs):
+    assert parse(arguments).runs == runs
