@@ -57,7 +57,7 @@ demo: setup
 
 # Two workers, one thread each: numerics do not depend on the machine's number of cores.
 test: setup
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --max-worker-restart 2 $(PYTEST_ARGS)
 
 # A follower in full motion, a hundred and more faults over real DDS; about twenty minutes. FAULTS="pose clock": of these kinds.
 faults: setup

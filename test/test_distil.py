@@ -248,8 +248,11 @@ def in_two_processes(monkeypatch, folder, *arguments):
     told = ["sharded" if arguments[0] else "replicated", *map(str, arguments[1:])]
     script = [sys.executable, "-c", SECOND, str(folder / "second"), *told, *paths]
     with subprocess.Popen(script, env={**os.environ, "RANK": "1"}) as second:
-        both = together(folder / "both", *arguments)
-        assert second.wait(60) == 0
+        try:
+            both = together(folder / "both", *arguments)
+            assert second.wait(60) == 0
+        finally:
+            second.kill()
     for name in (*shared, "RANK"):
         monkeypatch.delenv(name)
     return both

@@ -44,6 +44,7 @@ def command(tmp_path, checkpoint, dense, recording):
                 subprocess.Popen(
                     [sys.executable, "-m", "grids_ros", *words],
                     cwd=ROOT,
+                    env={**os.environ, "ROS_DOMAIN_ID": str(95 + os.getpid() % 6)},  # of no other test
                     stdout=said,
                     stderr=said,
                     start_new_session=True,
