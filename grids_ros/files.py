@@ -10,10 +10,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 PART = ".part"  # the suffix of an output that is not complete
@@ -123,6 +125,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file that appears under its name once it is complete."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """The first twelve digits of the SHA-256 of these files, one behind the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            for part in iter(partial(file.read, 1 << 20), b""):
+                found.update(part)
+    return found.hexdigest()[:12]
 
 
 def remove(path: Path) -> None:

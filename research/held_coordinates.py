@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grids_ros.benchmarks.options import BenchmarkOptions
 from grids_ros.evaluate.options import EvaluateOptions
-from grids_ros.options import UsageError, read
+from grids_ros.options import UsageError, read, refuse
 from grids_ros.policy.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -58,8 +59,26 @@ def hold(policy: Policy) -> None:
     sampler.hold(torch.from_numpy(points).float().to(next(sampler.parameters()).device))
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyBenchmarkOptions(BenchmarkOptions):
+    """Score a checkpoint with any of the study's samplers on a benchmark, as `grids evaluate --benchmark`."""
+
+    def load(self) -> Policy:
+        """The policy to score. Raises CheckpointError."""
+        import research.pruners  # noqa: F401  registers the baselines, in a worker process as well
+
+        return super().load()
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m research evaluate`."""
+    from grids_ros.benchmarks.evaluate import run as run_benchmark
     from grids_ros.evaluate.__main__ import run
 
-    return run(read(HeldOptions, "evaluate", arguments))
+    benchmark = any(argument.partition("=")[0] == "--benchmark" for argument in arguments)
+    try:
+        if benchmark:
+            return run_benchmark(read(StudyBenchmarkOptions, "evaluate", arguments))
+        return run(read(HeldOptions, "evaluate", arguments))
+    except UsageError as error:
+        return refuse(f"research evaluate: {error}")

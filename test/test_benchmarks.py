@@ -16,12 +16,13 @@ from scipy.spatial.transform import Rotation
 from tiny import save_tiny
 
 from grids_ros import cli
-from grids_ros.benchmarks import actions, evaluate
+from grids_ros.benchmarks import actions, client, evaluate
 from grids_ros.benchmarks.client import ENVIRONMENT, BenchmarkError, BenchmarkProcess, Description, State
 from grids_ros.benchmarks.evaluate import BenchmarkEpisode, Worker, rollout, summarise
 from grids_ros.benchmarks.options import BenchmarkOptions, BenchmarkRecordOptions, family_of
 from grids_ros.benchmarks.record_demonstrations import record_task
 from grids_ros.benchmarks.server import wire
+from grids_ros.benchmarks.settings import begin
 from grids_ros.data.bags import read_episodes
 from grids_ros.datatypes import ActionChunk, PolicyOutput, Pose
 from grids_ros.options import UsageError
@@ -100,7 +101,7 @@ def test_the_controller_is_told_to_go_where_the_chunk_is(row):
 class Benchmark:
     """A task that succeeds once the tool has moved 102 mm along x: BenchmarkProcess without a simulator."""
 
-    description = Description(("push",), 20.0, 40, ("agentview", "robot0_eye_in_hand"), (), {"mujoco": "none"})
+    description = Description(("push",), 20.0, 40, 50, ("agentview", "robot0_eye_in_hand"), (), {"mujoco": "none"})
 
     def __init__(self):
         self.steps = []
@@ -127,6 +128,7 @@ class Pusher:
     """A policy that moves along x by 5 mm a step of 0.05 s."""
 
     cameras = ("base", "wrist")
+    chunk_size, per_step_actions = 8, False
 
     def __init__(self):
         self.seen = []
@@ -165,16 +167,54 @@ def test_an_episode_without_success_ends_at_the_limit(tmp_path):
     assert not result.success and result.steps == 10
 
 
-def test_results_of_other_settings_are_not_mixed(tmp_path):
-    settings = evaluate._settings(options(tmp_path))
-    assert evaluate._begin(tmp_path / "out", settings) == []
-    line = json.dumps(vars(BenchmarkEpisode(0, 1, True, 20, 3.0, "push")))
-    (tmp_path / "out" / evaluate.EPISODES).write_text(line + "\n" + line[:20])
-    assert evaluate._begin(tmp_path / "out", settings) == [BenchmarkEpisode(0, 1, True, 20, 3.0, "push")], (
-        "a cut line is no result"
-    )
-    with pytest.raises(UsageError, match="holds results with replan_steps 5: choose another --out"):
-        evaluate._begin(tmp_path / "out", evaluate._settings(options(tmp_path, replan_steps=8)))
+def test_results_of_other_settings_or_weights_are_not_mixed(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    begin(tmp_path / "out", evaluate._settings(options(tmp_path)))
+    begin(tmp_path / "out", evaluate._settings(options(tmp_path)))
+    with pytest.raises(UsageError, match="results with replan_steps 5, this run has 8: choose another --out"):
+        begin(tmp_path / "out", evaluate._settings(options(tmp_path, replan_steps=8)))
+    (tmp_path / "model.safetensors").write_bytes(b"trained on")
+    with pytest.raises(UsageError, match="results with weights sha256 .*: choose another --out"):
+        begin(tmp_path / "out", evaluate._settings(options(tmp_path)))
+
+
+def test_settings_of_an_earlier_version_are_other_settings(tmp_path):
+    begin(tmp_path, {"seed": 0, "gone": 1})
+    with pytest.raises(UsageError, match="results with gone 1, this run has None"):
+        begin(tmp_path, {"seed": 0})
+
+
+def test_a_line_that_was_cut_is_no_result_and_the_next_one_is_whole(tmp_path):
+    first, second = (BenchmarkEpisode(0, state, True, 20, 3.0, "push") for state in (1, 2))
+    lines = [json.dumps(vars(one)) + "\n" for one in (first, second)]
+    path = tmp_path / evaluate.EPISODES
+    assert evaluate._done(path) == {}
+    path.write_text(lines[0] + lines[1][:20])
+    assert evaluate._done(path) == {(0, 1): first}
+    with path.open("a") as log:
+        log.write(lines[1])
+    assert evaluate._done(path) == {(0, 1): first, (0, 2): second}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"episodes_per_task": 51}, "--episodes-per-task is 51, a task of libero_object has 50 initial states"),
+        ({"tasks": (1,)}, "--tasks is 1, libero_object has 0 to 0"),
+        ({"cameras": ("top", "side")}, "--cameras is 'top', libero_object has agentview, robot0_eye_in_hand"),
+        ({"actions": "step", "replan_steps": 9}, "--replan-steps is 9, a chunk has 8 actions"),
+    ],
+)
+def test_what_a_benchmark_or_a_policy_lacks_is_refused_before_the_work(changes, told, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        evaluate._check(options(tmp_path, **changes), Benchmark.description, Pusher())
+
+
+@pytest.mark.parametrize("option", ["--tasks 0 0", "--cameras a a"])
+def test_what_is_named_twice_is_refused(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse("evaluate", ["--benchmark", "libero_object", "--checkpoint", str(tmp_path), *option.split()])
+    assert "expected each one once" in capsys.readouterr().err
 
 
 def test_counts_add_up():
@@ -239,8 +279,20 @@ def test_the_expert_succeeds_on_a_placement_and_the_fixed_states_are_the_benchma
 
 @needs_libero
 def test_an_unknown_suite_is_named_by_the_process():
-    with pytest.raises(BenchmarkError, match="unknown suite 'libero_nothing'"):
-        BenchmarkProcess("libero", "libero_nothing", LIBERO)
+    for name, told in (
+        ("libero_nothing", "unknown suite 'libero_nothing', expected one of .*libero_object"),
+        ("libero_object_env", "its files are not in this installation of LIBERO"),
+    ):
+        with pytest.raises(BenchmarkError, match=told):
+            BenchmarkProcess("libero", name, LIBERO)
+
+
+@needs_libero
+def test_a_call_that_does_not_come_back_ends(monkeypatch):
+    with BenchmarkProcess("libero", "libero_object", LIBERO) as process:
+        monkeypatch.setattr(client, "LONGEST_CALL_S", 0.05)
+        with pytest.raises(BenchmarkError, match="reset took more than 0.05 s"):
+            process.reset(0, 0)
 
 
 def has(package):

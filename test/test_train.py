@@ -390,6 +390,16 @@ def test_labels_of_another_recording_are_of_the_objects_that_its_instruction_nam
         assert batch.counts.names * len(batch.objects) == named_and_known(batch.objects, batch.named).sum()
 
 
+def test_all_labels_are_of_the_simulation_where_the_instruction_names_its_objects_alone():
+    data, checkpoint = mixed()
+    tasks = np.array(["pick up the soup", *MIXED[1:]])
+    words = sorted({*tasks, *MIXED, *INSTRUCTIONS})
+    checkpoint = dataclasses.replace(checkpoint, tokenizer=word_tokenizer(words))
+    batches = Batches(dataclasses.replace(data, instructions=tasks), checkpoint, RECIPE)
+    assert batches._named[0].tolist() == [0, 1, 2, 3] and np.isnan(batches._keypoints[0]).all()
+    assert batches._named[1, 2:].tolist() == [-1, -1] and not np.isnan(batches._keypoints[1]).all()
+
+
 def test_fewer_objects_than_labels_are_filled_up_and_more_are_refused():
     window, places = Window(("base", "wrist"), 32, 6, 0.1), np.arange(15.0).reshape(1, 5, 3)
     two, five = (dataclasses.replace(episode(), objects=(np.zeros(1, np.int64), places[:, :n])) for n in (2, 5))

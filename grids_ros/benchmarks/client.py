@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,6 +19,7 @@ from grids_ros.interruption import shielded
 
 SERVER = Path(__file__).parent / "server" / "main.py"
 ENVIRONMENT = "GRIDS_LIBERO_PYTHON"  # variable: the interpreter of the benchmark's environment
+LONGEST_CALL_S = 600.0  # robosuite tries a reset that fails again, for ever
 
 
 class BenchmarkError(Exception):
@@ -25,7 +28,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Description:
-    """tasks: their names. rate_hz: of steps. limit_steps: of an episode, as its authors score.
+    """tasks: their names. rate_hz: of steps. limit_steps: of an episode. states: fixed initial ones of each task.
 
     cameras: names, the two that a policy is shown by default first. joints: names of the arm's.
     """
@@ -33,6 +36,7 @@ class Description:
     tasks: tuple[str, ...]
     rate_hz: float
     limit_steps: int
+    states: int
     cameras: tuple[str, ...]
     joints: tuple[str, ...]
     versions: dict[str, str]
@@ -58,8 +62,8 @@ class Advice:
     """What the scripted expert says of the present state.
 
     action: (7,), of the benchmark's controller. ended: it has done all that it does. failed: it has lost its object.
-    places: of the objects that the instruction names, in its order, (n, 3) [m] in the world frame; none where the
-    expert does not tell.
+    places: of what it moves, then of what it puts that on or into, (n, 3) [m] in the world frame; none where the expert
+    does not tell.
     """
 
     action: np.ndarray
@@ -100,6 +104,7 @@ class BenchmarkProcess:
             tuple(answer["tasks"]),
             float(answer["rate_hz"]),
             int(answer["limit_steps"]),
+            int(answer["states"]),
             tuple(answer["cameras"]),
             tuple(answer["joints"]),
             dict(answer["versions"]),
@@ -112,13 +117,19 @@ class BenchmarkProcess:
         self.close()
 
     def call(self, name: str, **arguments: object) -> object:
-        """The result of a call. Raises BenchmarkError with the process's own reason."""
+        """The result of a call. Raises BenchmarkError with the process's own reason, and after LONGEST_CALL_S."""
+        watch = threading.Timer(LONGEST_CALL_S, self._process.kill)
+        watch.daemon = True
+        watch.start()
         try:
             wire.send(cast(BinaryIO, self._process.stdin), {"call": name, "arguments": arguments})
             answer = cast(dict, wire.receive(cast(BinaryIO, self._process.stdout)))
         except wire.WireError as error:
+            late = f"{name} took more than {LONGEST_CALL_S:g} s; " if watch.finished.is_set() else ""
             self.close()
-            raise BenchmarkError(f"the benchmark's process ended: {error}\n{self._errors.text()}") from error
+            raise BenchmarkError(f"the benchmark's process ended: {late}{error}\n{self._errors.text()}") from error
+        finally:
+            watch.cancel()
         if "error" in answer:
             raise BenchmarkError(str(answer["error"]))
         return answer["result"]
@@ -166,9 +177,6 @@ class _Tail:
     """Keeps the end of a stream that must be read for its writer not to block."""
 
     def __init__(self, stream: BinaryIO, lines: int = 20):
-        import threading
-        from collections import deque
-
         self._lines: deque[bytes] = deque(maxlen=lines)
         self._stream = stream
         self._thread = threading.Thread(target=self._read, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,24 +15,25 @@ from tqdm import tqdm
 
 from grids_ros.benchmarks import actions
 from grids_ros.benchmarks.benchmark_video import BenchmarkVideo, write_sheet
-from grids_ros.benchmarks.client import BenchmarkError, BenchmarkProcess, State
+from grids_ros.benchmarks.client import BenchmarkError, BenchmarkProcess, Description, State
 from grids_ros.benchmarks.options import BenchmarkOptions, family_of
+from grids_ros.benchmarks.settings import begin
 from grids_ros.control.session import Inference, PolicySession
 from grids_ros.datatypes import Observation, PolicyOutput
 from grids_ros.evaluate.success_rates import wilson
-from grids_ros.files import write_whole
+from grids_ros.files import OutputError, digest, locked, write_whole
 from grids_ros.options import UsageError
-from grids_ros.pieces import ClusterError, Workers, outcomes
+from grids_ros.pieces import ClusterError, WorkerLost, Workers, outcomes
 
 if TYPE_CHECKING:
     from grids_ros.policy.runtime import Policy
 
-EPISODES, SETTINGS, SUMMARY, SHEET = "episodes.jsonl", "settings.json", "summary.json", "sheet.png"
+EPISODES, SUMMARY, SHEET = "episodes.jsonl", "summary.json", "sheet.png"
 
 
 @dataclass(frozen=True)
 class BenchmarkEpisode:
-    """One result: the task and its initial state, success, environment steps, and why it is void, if it is."""
+    """One result: the task and its initial state, success, environment steps, and why the policy refused, if it did."""
 
     task: int
     state: int
@@ -61,21 +63,31 @@ def run(options: BenchmarkOptions) -> int:
     try:
         with BenchmarkProcess(family_of(options.benchmark), options.benchmark) as process:
             description = process.description
-        policy = _load(options)
+        policy = options.load()
     except (BenchmarkError, CheckpointError) as error:
         raise UsageError(str(error)) from error
     options = replace(options, cameras=options.cameras or description.cameras[:2])
-    _check(options, description.tasks, description.cameras, policy.cameras)
-    tasks = options.tasks or tuple(range(len(description.tasks)))
+    _check(options, description, policy)
     settings = {"versions": description.versions, "tokens_per_camera": policy.tokens_per_camera, **_settings(options)}
-    done = _begin(options.out, settings)
-    wanted = [(task, state) for state in range(options.episodes_per_task) for task in tasks]
-    todo = [pair for pair in wanted if pair not in {(e.task, e.state) for e in done}]
+    del policy  # the workers have their own
     try:
-        played = _rollout_all(options, todo)
-    except ClusterError as error:
+        with locked(options.out):
+            return _score(options, description, settings)
+    except (ClusterError, OutputError) as error:
         raise UsageError(str(error)) from error
-    episodes = [e for e in done if (e.task, e.state) in set(wanted)] + played
+    except (BenchmarkError, WorkerLost) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _score(options: BenchmarkOptions, description: Description, settings: dict) -> int:
+    """Play what is missing, write and print what there is. Raises BenchmarkError, ClusterError and WorkerLost."""
+    tasks = options.tasks or tuple(range(len(description.tasks)))
+    begin(options.out, settings)
+    done = _done(options.out / EPISODES)
+    wanted = [(task, state) for state in range(options.episodes_per_task) for task in tasks]
+    played = _rollout_all(options, [pair for pair in wanted if pair not in done])
+    episodes = [done[pair] for pair in wanted if pair in done] + played
     summary = summarise(episodes, description.tasks, settings)
     write_whole(options.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     write_sheet(options.out, tasks, description.tasks, episodes, options.out / SHEET)
@@ -84,58 +96,55 @@ def run(options: BenchmarkOptions) -> int:
     return 0
 
 
-def _check(
-    options: BenchmarkOptions, tasks: Sequence[str], cameras: Sequence[str], policy_cameras: Sequence[str]
-) -> None:
+def _check(options: BenchmarkOptions, description: Description, policy: Policy) -> None:
+    name, tasks, cameras = options.benchmark, description.tasks, description.cameras
     for task in options.tasks:
         if not 0 <= task < len(tasks):
-            raise UsageError(f"--tasks is {task}, {options.benchmark} has 0 to {len(tasks) - 1}")
+            raise UsageError(f"--tasks is {task}, {name} has 0 to {len(tasks) - 1}")
     for camera in options.cameras:
         if camera not in cameras:
-            raise UsageError(f"--cameras is {camera!r}, {options.benchmark} has {', '.join(cameras)}")
-    if len(policy_cameras) > len(options.cameras):
-        named = ", ".join(policy_cameras)
+            raise UsageError(f"--cameras is {camera!r}, {name} has {', '.join(cameras)}")
+    if len(policy.cameras) > len(options.cameras):
+        named = ", ".join(policy.cameras)
         raise UsageError(f"the checkpoint has cameras {named}, --cameras names {len(options.cameras)}")
+    if options.episodes_per_task > description.states:
+        given = f"--episodes-per-task is {options.episodes_per_task}"
+        raise UsageError(f"{given}, a task of {name} has {description.states} initial states")
+    if _per_step(options, policy) and options.replan_steps > policy.chunk_size:
+        raise UsageError(f"--replan-steps is {options.replan_steps}, a chunk has {policy.chunk_size} actions")
+
+
+def _per_step(options: BenchmarkOptions, policy: Policy) -> bool:
+    return options.actions == "step" or (options.actions == "auto" and policy.per_step_actions)
 
 
 def _settings(options: BenchmarkOptions) -> dict[str, object]:
     """What a result depends on; a folder holds results of one of these alone."""
     kept = ("benchmark", "replan_steps", "actions", "image_size", "cameras")
-    return {name: getattr(options, name) for name in kept} | {"checkpoint": str(options.checkpoint.resolve())}
+    from grids_ros.policy.checkpoint import WEIGHTS
+    from grids_ros.policy.folder import current
+
+    weights = digest([current(options.checkpoint, WEIGHTS)])
+    whose = {"checkpoint": str(options.checkpoint.resolve()), "weights": f"sha256 {weights}"}
+    return {name: getattr(options, name) for name in kept} | whose
 
 
-def _begin(folder: Path, settings: dict) -> list[BenchmarkEpisode]:
-    """The episodes that a folder holds. Raises UsageError when they were played with other settings."""
-    path, lines = folder / SETTINGS, folder / EPISODES
-    folder.mkdir(parents=True, exist_ok=True)
-    values = json.loads(json.dumps(settings))
-    if path.exists():
-        earlier = json.loads(path.read_text())
-        if earlier != values:
-            other = next(name for name in values if earlier.get(name) != values[name])
-            raise UsageError(f"{folder} holds results with {other} {earlier.get(other)}: choose another --out")
-    else:
-        write_whole(path, json.dumps(values, indent=2) + "\n")
-    if not lines.exists():
-        return []
-    whole = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [BenchmarkEpisode(**json.loads(line)) for line in whole]
-
-
-def _load(options: BenchmarkOptions) -> Policy:
-    from grids_ros.policy.runtime import Policy
-
-    return Policy.load(options.checkpoint, tokens=options.tokens)
+def _done(path: Path) -> dict[tuple[int, int], BenchmarkEpisode]:
+    """The episodes that a file holds, by task and state. What a kill left of a line is removed from it."""
+    if not path.exists():
+        return {}
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    write_whole(path, "".join(whole))
+    return {(one.task, one.state): one for one in (BenchmarkEpisode(**json.loads(line)) for line in whole)}
 
 
 def _prepare(options: BenchmarkOptions) -> None:
     import torch
 
     torch.set_num_threads(1)
-    policy = _load(options)
+    policy = options.load()
     process = BenchmarkProcess(family_of(options.benchmark), options.benchmark)
-    per_step = options.actions == "step" or (options.actions == "auto" and policy.per_step_actions)
-    _mine[:] = [Worker(policy, process, options, per_step)]
+    _mine[:] = [Worker(policy, process, options, _per_step(options, policy))]
 
 
 def _rollout_all(options: BenchmarkOptions, todo: Sequence[tuple[int, int]]) -> list[BenchmarkEpisode]:
@@ -249,7 +258,7 @@ def _count(episodes: Sequence[BenchmarkEpisode]) -> dict:
         "success_rate": round(won / max(1, len(episodes)), 4),
         "wilson_95": [round(low, 4), round(high, 4)],
         "median_steps": float(np.median(steps)) if steps else None,
-        **({"refused": errors} if errors else {}),
+        **({"refused": sum(bool(episode.error) for episode in episodes), "reasons": errors} if errors else {}),
     }
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 from grids_ros.options import COUNT, SEED, WORKERS, Cluster, Place, Range, UsageError
+
+if TYPE_CHECKING:
+    from grids_ros.policy.runtime import Policy
 
 FAMILIES = ("libero", "metaworld")
 IMAGE_SIZE = 256  # [px]
@@ -45,17 +48,27 @@ class BenchmarkOptions:
     cameras: tuple[str, ...] = ()
     """the benchmark's cameras, in the order of the checkpoint's; default: its base and its wrist camera"""
     workers: Annotated[int, WORKERS] = os.cpu_count() or 1
-    """processes, each with a simulator of its own"""
+    """processes, each with a simulator and a copy of the policy on one core"""
     cluster: Cluster = ""
     """play the episodes on this Ray cluster, whose nodes have the checkpoint and LIBERO's environment"""
     films: Annotated[int, Range(0, 50)] = 1
     """episodes of each task that are filmed"""
 
     def check(self) -> None:
-        """Raises UsageError for a benchmark that is unknown, or cameras that repeat."""
+        """Raises UsageError for a benchmark that is unknown, and for cameras or tasks that repeat."""
         family_of(self.benchmark)
-        if len(set(self.cameras)) != len(self.cameras):
-            raise UsageError(f"--cameras is {' '.join(self.cameras)}, expected each camera once")
+        _refuse_repeats("--cameras", self.cameras)
+        _refuse_repeats("--tasks", self.tasks)
+
+    def load(self) -> Policy:
+        """The policy to score. Raises CheckpointError for a checkpoint that cannot do what is asked."""
+        from grids_ros.policy.runtime import Policy
+
+        return Policy.load(self.checkpoint, tokens=self.tokens)
+
+    def left(self) -> str:
+        """What an interruption leaves."""
+        return f"finished episodes are in {self.out}; the same command continues"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +93,18 @@ class BenchmarkRecordOptions:
     """processes, each with a simulator of its own"""
 
     def check(self) -> None:
-        """Raises UsageError for a benchmark that is unknown."""
+        """Raises UsageError for a benchmark that is unknown, and for tasks that repeat."""
         family_of(self.benchmark)
+        _refuse_repeats("--tasks", self.tasks)
+
+    def left(self) -> str:
+        """What an interruption leaves."""
+        return f"finished tasks are in {self.out}; the same command continues"
+
+
+def _refuse_repeats(name: str, values: tuple) -> None:
+    if len(set(values)) != len(values):
+        raise UsageError(f"{name} is {' '.join(map(str, values))}, expected each one once")
 
 
 def family_of(suite: str) -> str:

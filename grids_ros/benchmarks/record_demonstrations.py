@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,11 +13,12 @@ from tqdm import tqdm
 from grids_ros.benchmarks import actions
 from grids_ros.benchmarks.client import BenchmarkError, BenchmarkProcess, State
 from grids_ros.benchmarks.options import BenchmarkRecordOptions, family_of
+from grids_ros.benchmarks.settings import begin
 from grids_ros.data.writer import BagWriter
 from grids_ros.datatypes import NANOSECONDS, Pose
 from grids_ros.files import OutputError, locked, replacing
 from grids_ros.options import UsageError
-from grids_ros.pieces import Workers, outcomes
+from grids_ros.pieces import WorkerLost, Workers, outcomes
 
 ATTEMPTS = 4  # at one placement, each with another grasp
 AFTER_STEPS = 4  # recorded after success
@@ -95,7 +97,10 @@ class BenchmarkDemonstration:
 
 
 def run(options: BenchmarkRecordOptions) -> int:
-    """Entry point; the last line of output is JSON. Raises UsageError for what cannot be used, before the work."""
+    """Entry point; the last line of output is JSON. Raises UsageError for what cannot be used, before the work.
+
+    The exit code is 1 where the expert cannot do a task.
+    """
     try:
         with BenchmarkProcess(family_of(options.benchmark), options.benchmark) as process:
             names = process.description.tasks
@@ -105,13 +110,18 @@ def run(options: BenchmarkRecordOptions) -> int:
     for task in tasks:
         if not 0 <= task < len(names):
             raise UsageError(f"--tasks is {task}, {options.benchmark} has 0 to {len(names) - 1}")
-    todo = [task for task in tasks if not (options.out / _folder(task)).exists()]
-    counts: dict[str, object] = {names[task]: "recorded earlier" for task in tasks if task not in todo}
+    kept = ("benchmark", "episodes_per_task", "seed", "image_size", "image_rate_hz")
     try:
         with locked(options.out):
+            begin(options.out, {name: getattr(options, name) for name in kept})
+            todo = [task for task in tasks if not (options.out / _folder(task)).exists()]
+            counts: dict[str, object] = {names[task]: "recorded earlier" for task in tasks if task not in todo}
             counts |= _record_tasks(options, todo, names)
     except OutputError as error:
         raise UsageError(str(error)) from error
+    except (BenchmarkError, WorkerLost) as error:
+        print(error, file=sys.stderr)
+        return 1
     print(json.dumps({"benchmark": options.benchmark, "placements_and_attempts": counts}))
     return 0
 

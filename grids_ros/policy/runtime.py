@@ -139,6 +139,11 @@ class Policy:
         return self._checkpoint.normalization.denormalize_actions(actions)
 
     @property
+    def chunk_size(self) -> int:
+        """Steps of a chunk."""
+        return self._model.config.chunk_size
+
+    @property
     def per_step_actions(self) -> bool:
         """Whether its actions are steps, each relative to the target of the one before."""
         return self._actions.per_step

@@ -37,7 +37,7 @@ class Batches:
         words, which = np.unique(samples.instructions, return_inverse=True)
         encoded = [prompt.encode(str(text), np.zeros(self._size)) for text in words]  # with a state: of its length
         self._ids, self._masks = (np.stack(column)[which] for column in zip(*encoded, strict=False))
-        simulated = ~np.isnan(samples.objects).any((1, 2))
+        simulated = _simulated(samples)
         self._named = _named(samples, simulated)
         self.names = self._named.shape[1]  # objects that an instruction names, at most
         sentences = np.array([_sentence(str(text)) for text in words])[which]
@@ -129,14 +129,25 @@ class Batches:
         return np.stack(ids), np.stack(masks)
 
 
-def _named(samples: Samples, simulated: np.ndarray) -> np.ndarray:
-    """Which of the labelled objects each instruction names, in its order, (N, names); -1 for none.
+def _words(instruction: str) -> list[str]:
+    """The names of the simulation's objects in an instruction."""
+    return [word for word in instruction.lower().split() if word in mujoco_model.OBJECTS]
 
-    The simulation labels all that it has, and the instruction's words tell them apart. Other recordings label those
-    that the instruction names, in its order.
+
+def _simulated(samples: Samples) -> np.ndarray:
+    """Which samples are of the simulation, (N,), bool: it labels all its objects, and instructions name them."""
+    words = {text: bool(_words(text)) for text in set(samples.instructions)}
+    return ~np.isnan(samples.objects).any((1, 2)) & np.array([words[text] for text in samples.instructions])
+
+
+def _named(samples: Samples, simulated: np.ndarray) -> np.ndarray:
+    """Which of the labelled objects each instruction is about, in its order, (N, names); -1 for none.
+
+    The instruction's words tell the simulation's objects apart. Other recordings label what is moved, then where it
+    goes.
     """
     known = ~np.isnan(samples.objects).any(-1)
-    words = {text: [w for w in text.lower().split() if w in mujoco_model.OBJECTS] for text in set(samples.instructions)}
+    words = {text: _words(text) for text in set(samples.instructions)}
     rows = [
         [mujoco_model.OBJECTS.index(word) for word in words[text]] if whole else list(np.flatnonzero(labelled))
         for text, whole, labelled in zip(samples.instructions, simulated, known, strict=True)

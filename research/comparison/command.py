@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
+from grids_ros.files import digest
 from grids_ros.pieces import ClusterError, WorkerLost
 from grids_ros.train.__main__ import find_bags
 from grids_ros.train.recipe import Recipe
@@ -35,7 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=told)
     for name, nargs, values in (("tasks", "+", "tasks"), ("ood", "*", "kinds")):
         told = "; ".join(f"{scenes}: {', '.join(getattr(SCENES[scenes], values))}" for scenes in SCENES)
-        parser.add_argument(f"--{name}", nargs=nargs, metavar="NAME", help=f"{told} (default: every one)")
+        parser.add_argument(f"--{name}", nargs=nargs, metavar="NAME", help=f"{told} (default: every one but `lan`)")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each variant (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
@@ -47,12 +46,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     cluster = "do the jobs on this Ray cluster, whose nodes have all folders under the same paths"
     parser.add_argument("--cluster", default="", metavar="ADDRESS", help=cluster)
     options = parser.parse_args(arguments)
-    for name, known in (("tasks", SCENES[options.scenes].tasks), ("ood", SCENES[options.scenes].kinds)):
-        named = getattr(options, name)
-        setattr(options, name, list(known) if named is None else named)
+    scenes = SCENES[options.scenes]
+    for name, known, usual in (("tasks", scenes.tasks, scenes.tasks), ("ood", scenes.kinds, scenes.usual)):
+        if getattr(options, name) is None:
+            setattr(options, name, list(usual))
         for one in set(getattr(options, name)) - set(known):
             parser.error(f"--{name} is {one!r}, with --scenes {options.scenes} expected of {', '.join(known)}")
-    options.episodes = SCENES[options.scenes].episodes if options.episodes is None else options.episodes
+    options.episodes = scenes.episodes if options.episodes is None else options.episodes
     if options.scenes == "libero" and options.episodes > STATES:
         parser.error(f"--episodes is {options.episodes}, a task of LIBERO has {STATES} initial states")
     for name in ("seeds", "steps", "batch", "episodes", "workers", "threads"):
@@ -74,12 +74,7 @@ def chosen(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 def identity(folder: Path, files: Iterable[Path]) -> str:
     """Name of a folder and digest of these files in it: another one of the same name makes another table."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            for part in iter(partial(file.read, 1 << 20), b""):
-                digest.update(part)
-    return f"{folder.resolve().name}, sha256 {digest.hexdigest()[:12]}"
+    return f"{folder.resolve().name}, sha256 {digest(files)}"
 
 
 def start_of(checkpoint: Path) -> str:

@@ -46,6 +46,7 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
         "ood": _unlike(results),
         "difference": _differences(results),
         "trainings": _trainings(results),
+        "refused": _refused(results),
         "missing": _missing(results),
     }
     for name, picture in pictures.items():
@@ -56,6 +57,8 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
 def _head(results: Results) -> list[str]:
     settings, plan = results.settings[0], results.plan
     several = len(results.settings) > 1
+    labelled = SCENES[settings.scenes].labelled
+    attraction = ", and `attraction`, a loss that draws its points to the objects" if labelled else ""
     trained = "is to be trained" if results.missing else "is trained"
     seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     data = "on the same data each" if several else "on the same data"
@@ -66,8 +69,8 @@ def _head(results: Results) -> list[str]:
         f"Written by `python -m research compare` from {len(results.cells)} of {len(plan.cells())} cells; nothing "
         f"in it by hand. Every variant {trained} from {seeds}, {_starts(results)}, {data}, for "
         f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all. What GridS "
-        "has of its own (points that start on a grid, layer norm, a margin, and `attraction`, a loss that draws its "
-        "points to the objects) came out of trials; its rivals had none and are as published, without it.",
+        f"has of its own (points that start on a grid, layer norm, a margin{attraction}) came out of trials; its "
+        "rivals had none and are as published.",
         "",
         f"{SCENES[settings.scenes].told(settings, list(results.cells.values()))} "
         "Intervals are of 95 %: Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). "
@@ -176,8 +179,8 @@ def _unlike(results: Results) -> list[str]:
 
 
 def _counts(results: Results, columns: Sequence[tuple[str, Which]], wrong: Which) -> list[str]:
-    names = ["variant", *(name for name, _ in columns), "wrong object"]
-    lines = _header(names)
+    mistakes = SCENES[results.settings[0].scenes].labelled
+    lines = _header(["variant", *(name for name, _ in columns), *(["wrong object"] if mistakes else [])])
     for variant in results.plan.variants:
         row = [LABELS[variant]]
         for _, which in columns:
@@ -186,8 +189,7 @@ def _counts(results: Results, columns: Sequence[tuple[str, Which]], wrong: Which
                 for seed in range(results.plan.seeds)
             ]
             row.append(_rate(results.count(variant, which), seeds))
-        row.append(_wrong(results.count(variant, wrong)))
-        lines.append(_row(row))
+        lines.append(_row([*row, *([_wrong(results.count(variant, wrong))] if mistakes else [])]))
     return lines
 
 
@@ -232,6 +234,17 @@ def _trainings(results: Results) -> list[str]:
         ]
         lines.append(_row([*row, f"{facts['threads']} on {facts['cores']} cores"]))
     return lines
+
+
+def _refused(results: Results) -> list[str]:
+    """Episodes that a policy refused, which count as failures."""
+    lines = [
+        f"- {LABELS[cell.training.variant]}, seed {cell.training.seed}, {_place(cell.task, cell.kind)}: "
+        f"{facts['refused']} of {facts['episodes']} episodes, as: {facts['reasons'][0]}"
+        for cell, facts in results.cells.items()
+        if facts.get("refused")
+    ]
+    return ["## Refused", "", "These episodes count as failures.", "", *lines] if lines else []
 
 
 def _missing(results: Results) -> list[str]:

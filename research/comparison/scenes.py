@@ -19,16 +19,19 @@ STATES = 50  # fixed initial states of a task of LIBERO
 class Scenes(Protocol):
     """tasks, kinds: names of what is done and of how a scene differs from the recorded ones.
 
-    episodes, of: how many by default, and what they are counted by.
+    usual: the kinds by default. episodes, of: how many by default, and what they are counted by. labelled: whether
+    objects are labelled in the images, so that `attraction` acts, and mistakes are counted.
     """
 
     tasks: tuple[str, ...]
     kinds: tuple[str, ...]
+    usual: tuple[str, ...]
     episodes: int
     of: str
+    labelled: bool
 
     def command(self, settings: Settings, cell: Cell, checkpoint: Path, workers: int) -> list[str]:
-        """The arguments of `python -m research` that score a cell; the last line that it prints is JSON."""
+        """The arguments of `python -m research` that score a cell; the last line that this prints is JSON."""
 
     def facts(self, summary: dict) -> dict:
         """What is kept of that JSON: "successes", "episodes", "wrong_objects" and "failed_seeds" among it."""
@@ -41,6 +44,7 @@ class Simulation:
     """Scenes of this package. Every cell of a variant has others: none counts twice where cells are added up."""
 
     tasks, kinds = tuple(TASKS), tuple(KINDS)
+    usual, labelled = kinds, True
     episodes, of = 102, "of each cell"
     places = tuple(product(tasks, (AS_RECORDED, *kinds)))
 
@@ -73,6 +77,7 @@ class Libero:
 
     tasks = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     kinds = ("object", "swap", "lan")
+    usual, labelled = ("object", "swap"), False  # a policy that knows the words of its data alone refuses others
     episodes, of = 20, "of each task of a suite of LIBERO"
 
     def command(self, settings: Settings, cell: Cell, checkpoint: Path, workers: int) -> list[str]:
@@ -87,16 +92,17 @@ class Libero:
             for number, task in enumerate(summary["tasks"].values())
             for state in task["failed_states"]
         ]
-        return {**summary, "wrong_objects": 0, "failed_seeds": failed}
+        return {**summary, "wrong_objects": 0, "failed_seeds": failed}  # nobody counts wrong ones
 
     def told(self, settings: Settings, cells: Sequence[dict]) -> str:
         versions = sorted({facts["versions"]["mujoco"] for facts in cells})
         mujoco = "".join(f", MuJoCo {version}" for version in versions)
         return (
             f"A cell is one policy on the first {settings.episodes} fixed initial states of each task of a suite"
-            f"{mujoco}, as the benchmark's authors score; the environment stands still while a policy infers. Kinds "
-            "are LIBERO-PRO's perturbations: other objects, swapped positions, reworded instructions. All policies, of "
-            "all seeds, meet the same states."
+            f"{mujoco}, after ten steps to settle, within as many steps as openpi allows; the environment stands still "
+            "while a policy infers. Kinds are LIBERO-PRO's perturbations: other objects, swapped positions, reworded "
+            "instructions; their states begin with one pose of the arm, those of the suites with many. All policies, "
+            "of all seeds, meet the same states, so that intervals over several seeds are too narrow."
         )
 
 

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grids_ros import cli
+from grids_ros.benchmarks import evaluate as scored_on_benchmark
 from grids_ros.evaluate.options import FIRST_SEED
 from grids_ros.evaluate.success_rates import newcombe, wilson
 from grids_ros.pieces import Outcome
 from grids_ros.sim.tasks import TASKS
 from grids_ros.sim.variation import KINDS
+from research.__main__ import COMMANDS
 from research.comparison import command as program
 from research.comparison import work as run
 from research.comparison.page import markdown, write
@@ -419,11 +421,29 @@ class OnLibero(Pretended):
         return json.dumps(of_a_suite([3, 7] if "dense-0" in str(log) else [7]))
 
 
+def as_run(arguments, monkeypatch):
+    """The options that `python -m research evaluate` passes on to the benchmark."""
+    taken = []
+    monkeypatch.setattr(scored_on_benchmark, "run", lambda options: taken.append(options) or 0)
+    assert COMMANDS["evaluate"](arguments) == 0
+    return taken[0]
+
+
+def test_a_policy_that_refuses_is_told(tmp_path):
+    fill(tmp_path, lambda cell: None, SUITES, LIBERO)
+    cell = next(iter(SUITES.cells()))
+    facts = {**of_a_suite([1]), "refused": 1, "reasons": ["unknown words: grab"]}
+    run.cell_file(tmp_path, cell).write_text(json.dumps(Libero().facts(facts)))
+    text = markdown(read(tmp_path), {})
+    assert "- dense-256, seed 0, libero_object in distribution: 1 of 40 episodes, as: unknown words: grab" in text
+    assert "wrong object" not in text and "attraction" not in text
+
+
 def test_a_table_of_libero_is_scored_by_its_suites_and_pairs_its_states(tmp_path, monkeypatch):
     pretended = OnLibero()
     monkeypatch.setattr(run, "call", pretended)
     run.Work(tmp_path, LIBERO, [tmp_path / "bag"], None, run.Machine(2, 1)).run(SUITES)
-    asked = [cli.parse("evaluate", arguments) for name, *arguments in pretended.calls if name == "evaluate"]
+    asked = [as_run(arguments, monkeypatch) for name, *arguments in pretended.calls if name == "evaluate"]
     assert [one.benchmark for one in asked[:2]] == ["libero_object", "libero_spatial"]
     assert {one.benchmark for one in asked[-4:]} == {"libero_object_swap", "libero_spatial_swap"}
     assert len({one.out for one in asked}) == 8 and {one.episodes_per_task for one in asked} == {20}
@@ -463,5 +483,5 @@ def test_each_kind_of_scenes_has_its_own_defaults(tmp_path):
         assert (options.episodes, tuple(options.tasks), tuple(options.ood)) == (
             scenes.episodes,
             scenes.tasks,
-            scenes.kinds,
+            scenes.usual,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -37,10 +38,16 @@ class Libero:
         """Raises ValueError for an unknown suite or another version of MuJoCo."""
         if mujoco.__version__ != PHYSICS:
             raise ValueError(f"MuJoCo is {mujoco.__version__}, LIBERO's scenes need {PHYSICS}: run `make libero`")
-        known = suites.get_benchmark_dict()
+        known = {name: make for name, make in suites.get_benchmark_dict().items() if name.startswith(tuple(LIMITS))}
         if suite not in known:
             raise ValueError(f"unknown suite {suite!r}, expected one of {', '.join(sorted(known))}")
         self._suite, self._name = known[suite](), suite
+        try:
+            self._states = len(self._suite.get_task_init_states(0)) if self._scene(0).exists() else 0
+        except (OSError, IndexError):
+            self._states = 0
+        if not self._states:
+            raise ValueError(f"{suite}: its files are not in this installation of LIBERO")
         self._task = -1
         self._wrapper = None
         self._instruction = ""
@@ -53,10 +60,16 @@ class Libero:
             "tasks": [self._suite.get_task(i).name for i in range(self._suite.n_tasks)],
             "rate_hz": RATE_HZ,
             "limit_steps": LIMITS[base],
+            "states": self._states,
             "cameras": list(CAMERAS),
             "joints": list(JOINTS),
             "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__},
         }
+
+    def _scene(self, task: int) -> Path:
+        """The file that describes it."""
+        chosen = self._suite.get_task(task)
+        return Path(get_libero_path("bddl_files")) / chosen.problem_folder / chosen.bddl_file
 
     def reset(self, task: int, state: int) -> dict:
         """One of the benchmark's fixed initial states of a task. Raises ValueError for a number that it lacks."""
@@ -64,7 +77,7 @@ class Libero:
         if not 0 <= state < len(states):
             raise ValueError(f"initial state {state}, task {task} has 0 to {len(states) - 1}")
         self._make(task)
-        self._wrapper.seed(state)  # the arm's rest pose, which its controller pulls to, is drawn at each reset
+        self._wrapper.seed(state)  # places of fixtures, which no state holds
         self._wrapper.reset()
         self._wrapper.sim.set_state_from_flattened(states[state])
         return self._settle()
@@ -125,7 +138,7 @@ class Libero:
     def expert(self, attempt: int = 0, restart: bool = False) -> dict:
         """The scripted expert's next action, whether it has ended, whether it has lost its object, and "places".
 
-        Those are of the objects that the instruction names, in its order: (n, 3) [m], world. restart: plan anew from
+        Those are of what it moves, then of what it puts that on or into: (2, 3) [m], world. restart: plan anew from
         here; attempt: which of its ways to grasp. Raises ValueError for a task that it cannot do.
         """
         if restart or self._expert is None:
@@ -154,9 +167,12 @@ class Libero:
             return
         self.close()
         chosen = self._suite.get_task(task)
-        path = os.path.join(get_libero_path("bddl_files"), chosen.problem_folder, chosen.bddl_file)
         self._wrapper = OffScreenRenderEnv(
-            bddl_file_name=path, camera_heights=128, camera_widths=128, hard_reset=False, ignore_done=True
+            bddl_file_name=str(self._scene(task)),
+            camera_heights=128,
+            camera_widths=128,
+            hard_reset=False,
+            ignore_done=True,
         )
         for camera in CAMERAS:  # rendered on demand: an image costs as much as five steps
             for key in ("enabled", "active"):

@@ -35,7 +35,7 @@ def main() -> int:
                 if name not in CALLS:
                     raise ValueError(f"unknown call {name!r}, expected one of {', '.join(CALLS)}")
                 answer = {"result": getattr(benchmark, name)(**request["arguments"])}
-            except (ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+            except (ValueError, KeyError, TypeError, ImportError, RuntimeError, OSError) as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             wire.send(wire_out, answer)
     finally:

@@ -10,10 +10,10 @@ instruction is the task's name.
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
-import metaworld
 import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3
@@ -51,10 +51,11 @@ class MetaWorld:
             "tasks": self._names,
             "rate_hz": RATE_HZ,
             "limit_steps": LIMIT_STEPS,
+            "states": STATES,
             "cameras": list(CAMERAS),
             "joints": list(JOINTS),
             "versions": {
-                "metaworld": getattr(metaworld, "__version__", "3.1"),
+                "metaworld": version("metaworld"),
                 "mujoco": mujoco.__version__,
                 "numpy": np.__version__,
             },
