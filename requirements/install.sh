@@ -48,7 +48,7 @@ make_environment() {
   mkdir "$venv"
   : > "$venv/install.log"  # from here on the folder is known as ours, whatever interrupts
   "$python" -m venv "$venv"
-  if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
+  if ! "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --timeout 60 \
       -e '.[dev]' -r "requirements/$distro.in" -c "requirements/$distro.txt" 2>&1 |
       tee "$venv/install.log" | show_progress; then
     tail -n 5 "$venv/install.log" >&2

@@ -20,7 +20,7 @@ IMAGE_SIZE = 256  # [px]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """Score a checkpoint on a benchmark's fixed initial states, as its authors do. The last line of output is JSON.
+    """Score a checkpoint on a benchmark's fixed initial states. The last line of output is JSON.
 
     A second run with the same --out continues where the first one ended. Exit codes: 0 counted; 2 an option, a
     checkpoint or an environment is unusable.

@@ -22,7 +22,7 @@ from libero_expert import Expert, Unsolvable
 
 PHYSICS = "3.3.0"  # of MuJoCo: with 3.17 and 4.0 objects slide where they should rest
 RATE_HZ = 20.0
-SETTLE_STEPS = 10  # as the authors' evaluation: objects are dropped onto the table
+SETTLE_STEPS = 10  # as openpi's evaluation: objects are dropped onto the table
 JITTER, RANGE = 0.006, 0.04  # of placements [m]
 OPEN = np.array([0.0] * 6 + [-1.0])
 CAMERAS = ("agentview", "robot0_eye_in_hand")
