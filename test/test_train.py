@@ -326,6 +326,17 @@ def test_a_start_from_a_dense_policy_leaves_the_sampler_as_it_was(pruner):
     assert all(torch.equal(tensor, known[name]) for name, tensor in fresh.model.named_parameters())
 
 
+def test_a_start_in_half_precision_is_trained_on_in_float32():
+    half, fresh = tiny(seed=1), tiny()
+    half.model.half()
+    start_from(half, fresh)
+    known = dict(half.model.named_parameters())
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, known[name].float())
+        for name, tensor in fresh.model.named_parameters()
+    )
+
+
 def test_a_dense_start_from_a_pruned_policy_takes_all_but_its_sampler():
     pruned, dense = tiny(seed=1), tiny(None)
     start_from(pruned, dense)

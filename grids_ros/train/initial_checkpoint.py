@@ -43,7 +43,8 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
             if any(f"{each}." in name for each in anew):
                 continue
             if name.endswith(WORDS) and known[name].shape[1:] == tensor.shape[1:]:
-                tensor[[ours[word] for word in shared]] = known[name][[theirs[word] for word in shared]]
+                rows = known[name][[theirs[word] for word in shared]]
+                tensor[[ours[word] for word in shared]] = rows.to(tensor.dtype)
             elif known[name].shape == tensor.shape:
                 tensor.copy_(known[name])
             else:
