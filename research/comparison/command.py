@@ -32,9 +32,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scenes", choices=list(SCENES), default="simulation", help=scored)
     told = f"of {', '.join(VARIANTS)} (default: every one)"
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=told)
-    for name, nargs, values in (("tasks", "+", "tasks"), ("ood", "*", "kinds")):
+    for name, nargs, values, but in (("tasks", "+", "tasks", ""), ("ood", "*", "kinds", " but lan")):
         told = "; ".join(f"{scenes}: {', '.join(getattr(SCENES[scenes], values))}" for scenes in SCENES)
-        parser.add_argument(f"--{name}", nargs=nargs, metavar="NAME", help=f"{told} (default: every one but `lan`)")
+        parser.add_argument(f"--{name}", nargs=nargs, metavar="NAME", help=f"{told} (default: every one{but})")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each variant (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
