@@ -45,7 +45,7 @@ def together(folder, shard=False, stop=0):
     def weights(one):
         return {name: tensor.read().clone() for name, tensor in one.weights().items()}
 
-    with join("cpu") as world:
+    def stages(world):
         first = advance(trainer(DISTIL, world=world, shard=shard), folder, 2)
         found = [weights(first)]
         second = Trainer(first.checkpoint, own_data(), TUNE, world, after=first, shard=shard)
@@ -55,4 +55,7 @@ def together(folder, shard=False, stop=0):
             second.resume(folder.parent / "state")
         found.append(weights(advance(second, folder, 2)))
         found.append(weights(advance(trainer(LOW, world=world, shard=shard), folder, 2)))
-    return found
+        return found
+
+    with join("cpu") as world:
+        return stages(world)  # no trainer outlives its processes

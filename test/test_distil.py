@@ -247,10 +247,11 @@ def in_two_processes(monkeypatch, folder, *arguments):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     told = ["sharded" if arguments[0] else "replicated", *map(str, arguments[1:])]
     script = [sys.executable, "-c", SECOND, str(folder / "second"), *told, *paths]
-    with subprocess.Popen(script, env={**os.environ, "RANK": "1"}) as second:
+    said, environment = folder / "second.log", {**os.environ, "RANK": "1", "PYTHONFAULTHANDLER": "1"}
+    with said.open("w") as log, subprocess.Popen(script, env=environment, stderr=log) as second:
         try:
             both = together(folder / "both", *arguments)
-            assert second.wait(60) == 0
+            assert second.wait(60) == 0, said.read_text()
         finally:
             second.kill()
     for name in (*shared, "RANK"):

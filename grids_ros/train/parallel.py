@@ -6,6 +6,7 @@ one process with the whole batch, up to the order of additions.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,5 +82,7 @@ def join(device: str) -> Iterator[World]:
     dist.barrier()  # nobody leaves before all are connected
     try:
         yield World(dist.get_rank(), size, own, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        dist.barrier()  # nor before all are done with each other
     finally:
+        gc.collect()  # a sharded model holds its group, and the group has threads: they end here, not with Python
         dist.destroy_process_group()
