@@ -88,10 +88,10 @@ def runtime(work: Work) -> Flops:
 
 
 def _pi0(work: Work) -> tuple[int, int]:
-    """Of prefix and expert. The state is a token of the expert."""
+    """Of prefix and expert. The state is a token of the expert, in the first step."""
     config, n, width = work.config, work.config.chunk_size, work.config.dit_config.hidden_size
     expert = config.dit_config
-    state = _linear(1, config.max_state_dim, width) + _extend(expert, 1, work.prefix + 1)
+    state = _linear(1, config.max_state_dim, width) + _layers(expert, expert.num_hidden_layers, 1, work.prefix + 1 + n)
     step = (
         _linear(n, config.max_action_dim, width)
         + _linear(n, width, width)

@@ -15,7 +15,7 @@ from tiny import SIZE, tiny
 from transformers.activations import ACT2FN
 
 from grids_ros.policy import products
-from grids_ros.policy.arithmetic import Products, attention, fuse, gated, linear, prepare
+from grids_ros.policy.arithmetic import Products, Weights, attention, fuse, gated, linear, prepare
 from grids_ros.policy.checkpoint import load, save
 from grids_ros.policy.engine import Engine
 from grids_ros.policy.rtc import Guidance
@@ -209,7 +209,7 @@ def test_a_packed_product_is_the_native_one(out, width, rows, biased):
     weight, bias = torch.randn(out, width).bfloat16(), torch.randn(out).bfloat16() if biased else None
     x = torch.randn(2, rows, width).bfloat16()
     with torch.inference_mode():
-        have = linear(x, *prepare((weight, bias), PACKED))
+        have = linear(x, *prepare(Weights(weight, bias), PACKED))
     torch.testing.assert_close(have, torch.nn.functional.linear(x, weight, bias), rtol=0.02, atol=0.05)
 
 
@@ -219,7 +219,7 @@ def test_what_is_fused_into_a_packed_product_is_the_activation(name):
     activation, x = ACT2FN[name], torch.randn(6, 16).bfloat16()
     gate, up = (torch.nn.Linear(16, 24, bias=False).bfloat16() for _ in range(2))
     with torch.inference_mode():
-        have = gated(x, [prepare((layer.weight, None), PACKED) for layer in (gate, up)], activation)
+        have = gated(x, [prepare(Weights(layer.weight), PACKED) for layer in (gate, up)], activation)
         wanted = gated(x.float(), [prepare(fuse(gate, up), Products())], activation)
     torch.testing.assert_close(have.float(), wanted, rtol=0.03, atol=0.02)
 
@@ -265,7 +265,7 @@ def test_a_widened_product_and_its_gradient_are_those_of_the_float32_weight(out,
 def test_fusing_keeps_one_copy_and_is_done_once():
     layers = [torch.nn.Linear(4, out) for out in (3, 5, 2)]
     before = [(layer.weight.clone(), layer.bias.clone()) for layer in layers]
-    weight, bias = fuse(*layers)
+    weight, bias, _ = fuse(*layers)
     for have, wanted in zip((weight, bias), zip(*before, strict=True), strict=True):
         assert torch.equal(have, torch.cat(wanted))
     with torch.no_grad():

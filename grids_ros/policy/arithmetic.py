@@ -16,7 +16,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +51,29 @@ class Products:
         return self.packed or self.dtype not in (torch.float32, stored)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Callable | None = None) -> Tensor:
+class Weights(NamedTuple):
+    """Of a linear layer: weight (out, in), bias (out,). packed: whether the weight is in oneDNN's own order."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    packed: bool = False
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    packed: bool = False,
+    activation: Callable | None = None,
+) -> Tensor:
     """x (..., in) times weight (out, in) transposed, plus bias (out,), in the dtype of x; then the activation.
 
     Differentiable in x alone where the weight is of another dtype, and not at all where it is packed.
     """
-    if weight.is_mkldnn:
+    if packed:
         name, algorithm = _POINTWISE.get(type(activation).__name__, _NONE)
-        result = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+        product = torch.ops.grids_ros.packed_linear if torch.compiler.is_compiling() else _packed_linear
+        result = product(x, weight, bias, name, algorithm)
         return result if activation is None or name != "none" else activation(result)
     same = weight.dtype == x.dtype
     result = nn.functional.linear(x, weight, bias) if same else _Widened.apply(x, weight, bias)
@@ -68,14 +83,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Ca
 _NONE = ("none", "")
 _POINTWISE = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", "")}  # transformers' classes, oneDNN's names
 
+# Inductor packs weights itself or not at all: a product with packed ones is an operator that it does not look into.
+_OPERATORS = torch.library.Library("grids_ros", "DEF")
+_OPERATORS.define("packed_linear(Tensor x, Tensor weight, Tensor? bias, str name, str algorithm) -> Tensor")
+
+
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, name: str, algorithm: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+
+
+_OPERATORS.impl("packed_linear", _packed_linear, "MkldnnCPU")
+
+
+@torch.library.register_fake("grids_ros::packed_linear", lib=_OPERATORS)
+def _shape_of_packed_linear(x: Tensor, weight: Tensor, _bias, _name: str, _algorithm: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
 
 def gated(x: Tensor, weights: Sequence[Weights], activation: Callable) -> Tensor:
     """The activation of one product times another; weights of both, fused in one or packed in two."""
     if len(weights) == 1:
         gate, up = linear(x, *weights[0]).chunk(2, -1)
         return activation(gate) * up
-    (gate, gate_bias), (up, up_bias) = weights
-    return linear(x, gate, gate_bias, activation) * linear(x, up, up_bias)
+    gate_weights, up_weights = weights
+    return linear(x, *gate_weights, activation) * linear(x, *up_weights)
 
 
 class _Widened(torch.autograd.Function):
@@ -125,11 +156,12 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What attention adds to its scores: 0 where mask (..., keys) is True, minus infinity elsewhere.
 
-    Its rows start at multiples of 8 elements, as CUDA's memory-efficient kernel demands; it copies any other bias in
-    every call.
+    Except on a CPU its rows start at multiples of 8 elements, as CUDA's memory-efficient kernel demands; it copies any
+    other bias in every call.
     """
     *batch, keys = mask.shape
-    padded = mask.new_zeros((*batch, -(-keys // 8) * 8), dtype=dtype)
+    step = 1 if mask.device.type == "cpu" else 8
+    padded = mask.new_zeros((*batch, -(-keys // step) * step), dtype=dtype)
     padded[..., :keys].masked_fill_(~mask, float("-inf"))
     return padded[..., :keys]
 
@@ -144,29 +176,25 @@ def widen_all_but(module: nn.Module, kept: set[Tensor]) -> None:
             parameter.data = parameter.data.float()
 
 
-Weights = tuple[Tensor, Tensor | None]  # weight (out, in) and bias (out,) of a layer
-
-
 def fuse(*layers: nn.Linear) -> Weights:
     """Weight (sum of out, in) and bias (sum of out,), or None, of layers of one input as one.
 
     The layers' own parameters become views of the result: nothing is kept twice, and each goes on to work.
     """
     bias = None if layers[0].bias is None else _join([layer.bias for layer in layers])
-    return _join([layer.weight for layer in layers]), bias
+    return Weights(_join([layer.weight for layer in layers]), bias)
 
 
 def prepare(weights: Weights, products: Products) -> Weights:
     """For a tower of such products; a copy where `Products.copies`. Raises ValueError where FP8 cannot be had."""
-    (weight, bias), dtype = weights, products.activations
-    weight = weight.detach()
+    weight, bias, dtype = weights.weight.detach(), weights.bias, products.activations
     if products.copies(weight.dtype):
         weight = weight.to(dtype)
     if products.dtype == FP8:
         weight = _in_fp8(weight)
     if products.packed:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
-    return weight, bias if bias is None else bias.detach().to(dtype)
+    return Weights(weight, bias if bias is None else bias.detach().to(dtype), products.packed)
 
 
 def release(module: nn.Module, products: Products) -> None:

@@ -78,7 +78,8 @@ class Engine:
             *(replace(choose(*of, products), release=not keep_model) for of in zip(towers, rows, before, strict=True))
         )
         self._stages = backbone.stages(model, steps, self.products)
-        self._runner = Runner(self._infer, self._use, backends(self.device) if ways is None else ways)
+        large = any(tower.activations != torch.float32 for tower in self.products)
+        self._runner = Runner(self._infer, self._use, backends(self.device, large) if ways is None else ways)
         self._sampler: tuple[object, object] = (None, None)  # the one attached, and the coordinates that it holds
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from grids_ros.policy.arithmetic import Products, attention, linear, prepare
+from grids_ros.policy.arithmetic import Products, Weights, attention, linear, prepare
 
 SAMPLE = 2**23  # weights that a measurement multiplies by: 16 MiB in bfloat16, more than a core's own cache
 REPEATS = 7  # the fastest counts: other work on the machine only ever adds time
@@ -76,7 +76,7 @@ def fastest(weight: Tensor, rows: int) -> Products:
 
 
 def _product(x: Tensor, weight: Tensor, way: Products) -> Callable[[], Tensor]:
-    prepared = prepare((weight.clone(), None), way)  # its own, or one way would warm the cache for another
+    prepared = prepare(Weights(weight.clone()), way)  # its own, or one way would warm the cache for another
     return lambda: linear(x.to(way.dtype), *prepared)
 
 

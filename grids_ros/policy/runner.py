@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,11 @@ from typing import NamedTuple
 import torch
 
 from grids_ros.policy.graph import Capture, CudaCapture, Inputs, Outputs, Recordings
-from grids_ros.policy.towers import EAGER, Layers, compiled
+from grids_ros.policy.towers import EAGER, Layers, compiled, compiled_for_any_length
 
 AGREE = 0.05  # of the spread of the outputs: bfloat16 kernels that add in another order stay well below
 RECOMPILE_LIMIT = 64  # of a layer function: prompts, numbers of tokens, and denoising steps
+UNPREPARED = "eager_on_recompile"  # what happens to inputs that no layer was compiled for
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # where Inductor keeps what it compiled; by default a folder that reboots empty
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,16 @@ class Backend(NamedTuple):
     capture: Capture | None = None
 
 
-def backends(device: torch.device) -> list[Backend]:
-    """Those that a device may use, the fastest first. The last is always plain."""
+def backends(device: torch.device, large: bool) -> list[Backend]:
+    """Those that a device may use, the fastest first. The last is always plain.
+
+    large: whether compiling is worth some 20 s at the first start on a CPU. It needs a C++ compiler there.
+    """
     plain = Backend("eager", lambda: EAGER)
-    if device.type != "cuda":
+    if device.type == "meta" or device.type == "cpu" and not (large and shutil.which(os.environ.get("CXX", "g++"))):
         return [plain]
+    if device.type == "cpu":
+        return [Backend("compiled", compiled_for_any_length), plain]
     capture = CudaCapture(device)
     return [Backend("compiled and recorded", compiled, capture), Backend("recorded", plain.layers, capture), plain]
 
@@ -75,7 +82,10 @@ class Runner:
         """The function's outputs. What nothing was prepared for runs as it is: nothing is recorded or compiled."""
         if self._recordings.holds(meaning, inputs):
             return self._recordings.replay(meaning, inputs)
-        return self._call(self._layers, inputs)
+        if self._layers is EAGER:
+            return self._call(EAGER, inputs)
+        with torch.compiler.set_stance(UNPREPARED):
+            return self._call(self._layers, inputs)
 
     def forget(self) -> None:
         """Drop the recordings: what they mean has changed."""

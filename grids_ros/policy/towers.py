@@ -62,10 +62,10 @@ def _how(products: Products) -> tuple[torch.dtype, bool]:
 class _VisionLayer(NamedTuple):
     """The weights of a SigLIP layer."""
 
-    norm: Weights
+    norm: tuple[Tensor, Tensor]
     qkv: Weights
     out: Weights
-    mlp_norm: Weights
+    mlp_norm: tuple[Tensor, Tensor]
     up: Weights
     down: Weights
 
@@ -246,7 +246,20 @@ class Decoder:
         norms: in place of the model's own. crossing: rotation and bias of the layers that attend to the context only.
         Gradients pass the layers by: they follow the residual alone, see `rtc`.
         """
+        return self.read(x, rotation, bias, context, norms, crossing)[0]
+
+    def read(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        bias: Tensor | None,
+        context: Context,
+        norms: Norms | None = None,
+        crossing: tuple[Rotation, Tensor | None] | None = None,
+    ) -> tuple[Tensor, Context]:
+        """The output of a call, and the context with x appended, of the layers that append."""
         norms = norms or self._norms
+        extended: Context = []
         with torch.inference_mode():
             after = x
             for layer, around, before in zip(self._layers, norms.layers, context, strict=True):
@@ -255,10 +268,13 @@ class Decoder:
                     turned, seen = crossing
                     after = self.functions.crossing(after, layer, around, turned, before, seen, self._shape)
                 else:
-                    after, *_ = self.functions.decoder(after, layer, around, rotation, before, bias, self._shape)
+                    after, keys, values = self.functions.decoder(
+                        after, layer, around, rotation, before, bias, self._shape
+                    )
+                    extended.append((keys, values))
         if x.requires_grad:
             after = after + (x - x.detach())
-        return _normalize(after, norms.last, self._shape.eps)
+        return _normalize(after, norms.last, self._shape.eps), extended
 
     def _cross(self, projections: tuple[Weights, Weights], *before: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, K/V heads, tokens, head_dim), projected anew."""
@@ -332,6 +348,29 @@ def compiled() -> Layers:
     return Layers(*(torch.compile(function, fullgraph=True, dynamic=False) for function in EAGER))
 
 
+@cache
+def compiled_for_any_length() -> Layers:
+    """The same, each compiled once for prompts of any length: a CPU computes them without their padding."""
+    fixed = compiled()
+    return Layers(fixed.vision, *map(_of_any_length, fixed[1:]))
+
+
+def _of_any_length(function: Callable) -> Callable:
+    """A compiled layer function of a decoder, whose numbers of tokens are told to vary."""
+
+    def call(x: Tensor, weights: _Layer, norms: Any, rotation: Rotation, context: Sequence[Tensor] | None, *rest: Any):
+        for tensor, dimensions in (
+            *((given, (1,)) for given in (x, *rotation)),
+            *((given, (2,)) for given in context or ()),
+            *((given, (given.ndim - 2, given.ndim - 1)) for given in rest if isinstance(given, Tensor)),  # the bias
+        ):
+            for dimension in dimensions:
+                torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+        return function(x, weights, norms, rotation, context, *rest)
+
+    return call
+
+
 def _append(before: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     if before is None:
         return keys, values
@@ -371,7 +410,7 @@ def _layer(layer: Any, products: Products, crossing: bool, last: bool) -> _Layer
 
 
 def _weights(layer: nn.Linear, products: Products) -> Weights:
-    return prepare((layer.weight, layer.bias), products)
+    return prepare(Weights(layer.weight, layer.bias), products)
 
 
 def _qkv(attention: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:

@@ -128,19 +128,17 @@ class ModelBench:
         """Bytes of weights that each stage reads, each pass anew; activations, and keys and values, are not counted."""
         vision, *others = self._backbone.TOWERS
         language, expert = map(self.model.get_submodule, others)
-        prefix, state, each = _bytes(language.layers), 0, _bytes(expert.layers)
+        prefix, each = _bytes(language.layers), _bytes(expert.layers)
         if contender.ours:
             prefix -= _beside_keys(language.layers[-1])
             each -= sum(_known(layer) for layer in expert.layers)
-            if self._compared:
-                state = each - _beside_keys(expert.layers[-1])
         around = _bytes(self.model) - _bytes(self.model.model)
         return {
             "vision": _bytes(self.model.get_submodule(vision.rpartition(".")[0])),
             "projector": _bytes(self.model.get_submodule(self._backbone.PROJECTOR)),
             "sampler": _bytes(contender.sampler) if contender.sampler else 0,
             "prefix": prefix,
-            "expert": self.size.steps * (each + around) + state,
+            "expert": self.size.steps * (each + around),
         }
 
     def parameters(self, contender: Contender) -> int:
@@ -157,11 +155,10 @@ class ModelBench:
 
     def _prepare(self, contender: Contender) -> None:
         """Give it an engine that is ready."""
-        contender.engine = self._engine
-        if self.model.device.type == "cuda":
-            contender.engine = Engine(self.model, self.size.steps)
-            with self._in_place(contender.sampler):
-                contender.engine.prepare([(self._arguments(contender, 0.5), self._arguments(contender))])
+        on_cuda = self.model.device.type == "cuda"
+        contender.engine = Engine(self.model, self.size.steps) if on_cuda else self._engine
+        with self._in_place(contender.sampler):
+            contender.engine.prepare([(self._arguments(contender, 0.5), self._arguments(contender))])
 
     def _transformers(self, contender: Contender) -> Tensor:
         ids, mask = self._prompt(contender)

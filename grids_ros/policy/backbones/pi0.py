@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from grids_ros.policy.backbones import paligemma_config
 from grids_ros.policy.backbones.flow_time import FlowTimeEmbedding
 from grids_ros.policy.stages import PaliGemmaStages, Prefix, TowerProducts, Velocity
-from grids_ros.policy.towers import Decoder
+from grids_ros.policy.towers import Context, Decoder
 
 # Gemma brings an embedding of words for the action expert, which is never shown a word: 0.5 GB at full size.
 UNUSED = ("model.dit.embed_tokens",)
@@ -224,13 +224,41 @@ class Pi0Stages(PaliGemmaStages):
         self.towers = self._vision, self._language, self._expert
 
     def velocity_field(self, prefix: Prefix, state: Tensor, steps: int) -> Velocity:
-        expert, time, lengths = self._expert, self._time, prefix.lengths
-        embedded = self._state(state).unsqueeze(1)
-        before, seen = expert.cast(prefix.context), expert.bias(prefix.mask_for(1))
-        context = expert.extend(embedded, expert.rotation(embedded, lengths), seen, before)
-        rotation = expert.rotation(embedded, lengths + torch.arange(1, steps + 1, device=state.device))
-        bias = expert.bias(prefix.mask_for(1 + steps))
-        return lambda actions, step: time.leave(expert(time.enter(actions, step), rotation, bias, context))
+        return _Flow(self._expert, self._time, prefix, self._state(state).unsqueeze(1), steps)
+
+
+class _Flow:
+    """The flow's velocity after a prefix, see `Velocity`; its first step is 0.
+
+    That step computes the state's keys and values beside the actions', from the same read of the expert's weights.
+    """
+
+    def __init__(self, expert: Decoder, time: FlowTimeEmbedding, prefix: Prefix, state: Tensor, steps: int):
+        """state: embedded, (B, 1, width). steps: of a chunk."""
+        self._expert, self._time, self._state = expert, time, state
+        self._before = expert.cast(prefix.context)
+        self._context: Context | None = None
+        self._end, count = self._before[0][0].shape[2] + 1, torch.arange(1 + steps, device=state.device)
+        cos, sin = self._rotation = expert.rotation(state, prefix.lengths + count)
+        self._actions_rotation = cos[:, 1:], sin[:, 1:]
+        self._mask = prefix.mask_for(1 + steps)
+        self._bias = expert.bias(self._mask)
+
+    def __call__(self, actions: Tensor, step: int) -> Tensor:
+        entered = self._time.enter(actions, step)
+        if self._context is None:
+            assert step == 0
+            tokens, bias = torch.cat((self._state, entered), 1), self._expert.bias(self._seen(1 + entered.shape[1]))
+            read, extended = self._expert.read(tokens, self._rotation, bias, self._before)
+            self._context = [(keys[:, :, : self._end], values[:, :, : self._end]) for keys, values in extended]
+            return self._time.leave(read[:, 1:])
+        return self._time.leave(self._expert(entered, self._actions_rotation, self._bias, self._context))
+
+    def _seen(self, tokens: int) -> Tensor:
+        """Which token of the first step (row) attends to which (column): the state to no action."""
+        seen = torch.ones(tokens, self._end - 1 + tokens, dtype=torch.bool, device=self._state.device)
+        seen[:1, self._end :] = False
+        return seen if self._mask is None else self._mask & seen
 
 
 def stages(model: PI0ForConditionalGeneration, steps: int, products: TowerProducts) -> Pi0Stages:
