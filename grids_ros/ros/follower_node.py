@@ -241,7 +241,6 @@ class FollowerNode(ManagedNode):
         self.get_logger().fatal("".join(traceback.format_exception(error)))
         self.diagnostics.update(ERROR, f"control failed: {type(error).__name__}: {error}")
         self.exit_code = FAILED
-        self.context.try_shutdown()
 
     def _hold_reason(self) -> str:
         """Why it holds, with what was wrong with the messages that would have ended it."""

@@ -56,7 +56,7 @@ class ManagedNode(GuardedLifecycleNode):
         self.settings: Any = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.diagnostics = Diagnostics(self, self.diagnostic_values)
-        self.exit_code = 0
+        self.exit_code = 0  # another, set by any thread, ends the process: `run` looks at it
         self.stuck = False  # after `close`: a thread of it does not end
         if self.get_parameter("autostart").value:
             self._autostart = self.create_timer(AUTOSTART_DELAY_S, self._start_up, clock=STEADY)
@@ -77,7 +77,6 @@ class ManagedNode(GuardedLifecycleNode):
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
                 self.exit_code = NOT_STARTED
-                self.context.try_shutdown()
                 return
         self.get_logger().info(f"{self.get_name()} is active")  # the launch file waits for these words
 
@@ -263,7 +262,7 @@ def _spin(executor: SingleThreadedExecutor, node: Node, end: ShutdownRequest) ->
     the one place where an error that nobody expected does not end the work.
     """
     suspended = False
-    while node.context.ok() and not end.requested:
+    while node.context.ok() and not end.requested and not getattr(node, "exit_code", 0):
         try:
             if end.suspended != suspended and isinstance(node, ManagedNode):
                 suspended = end.suspended

@@ -264,7 +264,6 @@ class PolicyNode(ManagedNode):
         """What fails again and again is no accident: a new process may do better."""
         self.get_logger().fatal(f"{MAX_FAILURES} inferences in a row have failed: the process ends")
         self.exit_code = FAILED
-        self.context.try_shutdown()
 
     def _infer(self, inference: Inference) -> None:
         """One inference, in the worker's thread."""
