@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 
 from grids_ros.policy.grids import OTHER_SAMPLERS
 from grids_ros.sampler import coordinate_embedding, grid_centres, grid_shape, sample_bilinear
@@ -156,26 +157,27 @@ PRUNERS = (*CHOICES, "token_learner")
 OTHER_SAMPLERS["pruner"] = BaselineConfig.from_dict  # so that checkpoints with one of these samplers load
 
 
-# Kept on the device from the first call on, so that a CUDA graph can hold the rest; and no inference tensors, for
-# training may be what comes next.
+def _kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Made once, so that a CUDA graph can hold the rest; and no inference tensor, for training may come next. Anew
+    among fake tensors, which must not stay: `train` measures its memory with them before it computes."""
+    made = torch.inference_mode(False)(make)
+    once = cache(made)
+    return lambda *key: (made if detect_fake_mode() else once)(*key)
 
 
-@cache
-@torch.inference_mode(False)
+@_kept
 def _centres(tokens: int, device: torch.device) -> Tensor:
     return grid_centres(tokens).to(device)
 
 
-@cache
-@torch.inference_mode(False)
+@_kept
 def _cells(height: int, width: int, device: torch.device) -> Tensor:
     """The centres of all cells, as fractions of the image, row by row: (H * W, 2)."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1).to(device)
 
 
-@cache
-@torch.inference_mode(False)
+@_kept
 def _shuffled(cells: int, seed: int, device: torch.device) -> Tensor:
     return torch.randperm(cells, generator=torch.Generator().manual_seed(seed)).to(device)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inference import inputs, ours, transformers_own
 from tiny import SIZE, observation, tiny
+from torch._subclasses.fake_tensor import FakeTensorMode
 from training_samples import samples
 
 from grids_ros.policy.checkpoint import PolicySpec, load, save
@@ -38,6 +39,19 @@ def test_a_constant_map_gives_the_constant_and_coordinates_lie_in_the_image(name
     assert have.shape == (shape[0], tokens, 5) and coordinates.shape == (shape[0], tokens, 2)
     torch.testing.assert_close(have, constant.expand_as(have))
     assert ((coordinates > 0.0) & (coordinates < 1.0)).all()
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+def test_what_is_kept_from_a_measurement_of_memory_is_no_fake(name):
+    """`train` runs a step on fake tensors first. An odd shape: no other test has kept anything of it."""
+    features = torch.randn(2, 5, 7, 6)
+    with FakeTensorMode() as fake:
+        pruner = BaselineConfig(name, 6, 6).build()
+        pruner(fake.from_tensor(features, static_shapes=True))
+    tokens, coordinates = BaselineConfig(name, 6, 6).build()(features)
+    with FakeTensorMode() as fake:  # and what is kept then does not get among fake ones
+        BaselineConfig(name, 6, 6).build()(fake.from_tensor(features, static_shapes=True))
+    assert tokens.isfinite().all() and coordinates.isfinite().all()
 
 
 @given(st.sampled_from([*KEEPERS, "fixed_grid"]), shapes, st.integers(1, 9), st.integers(0, 2**31))
