@@ -193,9 +193,9 @@ def test_a_length_that_nothing_was_compiled_for_runs_as_it_is(monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
 
 
-def test_a_cpu_compiles_large_models_alone_and_with_a_compiler(monkeypatch):
-    def names(large):
-        return [way.name for way in backends(torch.device("cpu"), large)]
+def test_a_cpu_compiles_models_in_bfloat16_alone_and_with_a_compiler(monkeypatch):
+    def names(bfloat16):
+        return [way.name for way in backends(torch.device("cpu"), bfloat16)]
 
     monkeypatch.setenv("CXX", "sh")
     assert (names(True), names(False)) == (["compiled", "eager"], ["eager"])

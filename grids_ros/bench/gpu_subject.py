@@ -41,7 +41,7 @@ class Subject:
     def ways(self) -> list[Backend]:
         """Those of the device. A dry recording calls its function again."""
         if not self.dry:
-            return backends(self.device, large=True)
+            return backends(self.device, bfloat16=True)
         return [Backend("recorded", PLAIN.layers, _call_again), PLAIN]
 
     def small(self, device, dtype: torch.dtype, ways: Sequence[Backend] | None = None, widen: bool = False) -> Engine:

@@ -3,7 +3,7 @@
 Exact, against transformers' own `sample_actions` and the plain models of `backbones`, up to the order of additions:
 - the prefix is the prompt without its padding, of the cameras that are there;
 - of its last layer, only keys and values are computed, for the rest of that layer reaches no action;
-- π0's state attends to no action, so its keys and values belong to the prefix and are computed once;
+- π0's state attends to no action, so its keys and values are computed once, in the first step;
 - the flow's times are known beforehand, so what they contribute is a bias of each step, or its norms;
 - the projection of noisy actions and the layer after it are linear, so they are one matrix.
 """
@@ -78,8 +78,8 @@ class Engine:
             *(replace(choose(*of, products), release=not keep_model) for of in zip(towers, rows, before, strict=True))
         )
         self._stages = backbone.stages(model, steps, self.products)
-        large = any(tower.activations != torch.float32 for tower in self.products)
-        self._runner = Runner(self._infer, self._use, backends(self.device, large) if ways is None else ways)
+        bfloat16 = all(tower.activations == torch.bfloat16 for tower in self.products)
+        self._runner = Runner(self._infer, self._use, backends(self.device, bfloat16) if ways is None else ways)
         self._sampler: tuple[object, object] = (None, None)  # the one attached, and the coordinates that it holds
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from grids_ros.policy.graph import Capture, CudaCapture, Inputs, Outputs, Record
 from grids_ros.policy.towers import EAGER, Layers, compiled, compiled_for_any_length
 
 AGREE = 0.05  # of the spread of the outputs: bfloat16 kernels that add in another order stay well below
-RECOMPILE_LIMIT = 64  # of a layer function: prompts, numbers of tokens, and denoising steps
+RECOMPILE_LIMIT = 1024  # of a layer function in a process: policies, prompts, numbers of tokens, kinds of step
 UNPREPARED = "eager_on_recompile"  # what happens to inputs that no layer was compiled for
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # where Inductor keeps what it compiled; by default a folder that reboots empty
 
@@ -33,16 +34,16 @@ class Backend(NamedTuple):
     capture: Capture | None = None
 
 
-def backends(device: torch.device, large: bool) -> list[Backend]:
+def backends(device: torch.device, bfloat16: bool) -> list[Backend]:
     """Those that a device may use, the fastest first. The last is always plain.
 
-    large: whether compiling is worth some 20 s at the first start on a CPU. It needs a C++ compiler there.
+    bfloat16: whether all towers multiply in it: then compiling is worth some 20 s at the first start on a CPU.
     """
     plain = Backend("eager", lambda: EAGER)
-    if device.type == "meta" or device.type == "cpu" and not (large and shutil.which(os.environ.get("CXX", "g++"))):
-        return [plain]
-    if device.type == "cpu":
+    if device.type == "cpu" and bfloat16 and _compiles():
         return [Backend("compiled", compiled_for_any_length), plain]
+    if device.type != "cuda":
+        return [plain]
     capture = CudaCapture(device)
     return [Backend("compiled and recorded", compiled, capture), Backend("recorded", plain.layers, capture), plain]
 
@@ -102,12 +103,14 @@ class Runner:
                 for inputs in pair:
                     self._call(way.layers(), inputs)
             return None
+        from torch._dynamo.exc import FailOnRecompileLimitHit  # a second to import, for what compiles alone
+
         os.environ.setdefault(CACHE, str(_cache() / "grids_ros" / "inductor"))
         try:
             with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
                 found = (self._check(way, meaning, *pair) for pair in pairs)
                 return next((problem for problem in found if problem), None)
-        except (RuntimeError, OSError) as error:  # what compilers and CUDA raise
+        except (RuntimeError, OSError, AssertionError, FailOnRecompileLimitHit) as error:  # of compilers and CUDA
             return f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _check(self, way: Backend, meaning: Hashable, first: Inputs, second: Inputs) -> str | None:
@@ -124,6 +127,12 @@ class Runner:
             if not off <= AGREE * spread:
                 return f"output {number} is off by {off:.3g}, its spread is {spread:.3g}"
         return None
+
+
+def _compiles() -> bool:
+    """Whether Inductor finds what its code for a CPU needs: a C++ compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.exists()
 
 
 def _cache() -> Path:

@@ -89,6 +89,7 @@ class PolicyNode(ManagedNode):
         super().__init__("grids_policy", PolicyParameters, **options)
 
     def configure(self) -> None:
+        self._require_no_inference()
         settings = self.settings
         if not settings.checkpoint:
             raise ParameterError("parameter 'checkpoint' is empty, expected the folder of a checkpoint")
@@ -151,8 +152,7 @@ class PolicyNode(ManagedNode):
         self._instruction = ""
 
     def activate(self) -> None:
-        if self._lingers():
-            raise OSError("the inference from before still has not ended: end this process")
+        self._require_no_inference()
         configured = self._configured
         assert configured is not None  # the lifecycle says so
         session = PolicySession(self.settings.join, configured.budget)
@@ -197,6 +197,10 @@ class PolicyNode(ManagedNode):
 
     def _lingers(self) -> bool:
         return self._lingering is not None and self._lingering.alive
+
+    def _require_no_inference(self) -> None:
+        if self._lingers():
+            raise OSError("the inference from before still has not ended: end this process")
 
     def _on_instruction(self, words: str) -> None:
         """The very next chunk obeys it: a chunk being computed for the last instruction is dropped."""

@@ -2,8 +2,8 @@
 
 Every row takes its turn in each round, in one process, so that whatever else the machine does falls on all of them
 alike. In its turn it runs twice, and the second run counts: a robot repeats one inference, and what another row left in
-the caches is not its own. Of transformers' two ways on a CPU the slower by far runs in the first round only: seconds of
-its work on all cores slow down the row that comes next.
+the caches is not its own. transformers has two ways on a CPU. If one is far slower, it runs in the first round only,
+for it slows down the row after it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _measure(runner: ModelBench, contenders: Sequence[Contender], runs: int) -> 
             runner.run(contender)
             del contender.seconds[-2]
             _progress(number, runs, contender.name, time.monotonic() - started)
-        turns = [contender for contender in turns if not _outrun(contender, turns)]
+        if number < 0:
+            turns = [contender for contender in turns if not _outrun(contender, turns)]
     for contender in contenders:
         del contender.seconds[:-runs]
     if sys.stdout.isatty():
@@ -116,6 +117,7 @@ def _row(runner: ModelBench, contender: Contender, bounds: roofline.Bounds) -> d
     bound_ms = 1e3 * bounds.seconds(work, bytes_read)
     return {
         "runs": len(contender.seconds),
+        "backend": contender.engine.backend if contender.engine else None,
         "parameters": runner.parameters(contender),
         "flops": {**asdict(work), "total": work.total},
         "bytes_read": {**bytes_read, "total": sum(bytes_read.values())},

@@ -20,7 +20,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cameras", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 16, 4], help="per camera (default: 64 16 4)")
-    told = f"of each row, after warm-up (default: {RUNS}; on a CPU {ON_A_CPU} of the larger sizes, 10 min)"
+    told = f"of each row, after warm-up (default: {RUNS}; on a CPU {ON_A_CPU} of the larger sizes, 7 min and more)"
     parser.add_argument("--runs", type=int, help=told)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder (default: %(default)s)")
