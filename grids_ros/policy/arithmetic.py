@@ -83,7 +83,7 @@ def linear(
 _NONE = ("none", "")
 _POINTWISE = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", "")}  # transformers' classes, oneDNN's names
 
-# Inductor packs weights itself or not at all: a product with packed ones is an operator that it does not look into.
+# Inductor cannot compile a product with packed weights, so an operator of our own hides it.
 _OPERATORS = torch.library.Library("grids_ros", "DEF")
 _OPERATORS.define("packed_linear(Tensor x, Tensor weight, Tensor? bias, str name, str algorithm) -> Tensor")
 

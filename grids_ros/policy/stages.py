@@ -95,5 +95,5 @@ def prefix_of(language: Decoder, x: Tensor, mask: Tensor | None, visible: Tensor
     else:
         positions = mask.cumsum(-1) - 1
         attended = mask[:, None, None] if visible is None else mask[:, None, None] & visible
-    context = language.extend(x, language.rotation(x, positions), language.bias(attended))
+    context = language.context(x, language.rotation(x, positions), language.bias(attended))
     return Prefix(context, positions[:, -1:] + 1, mask)

@@ -9,7 +9,7 @@ are float32. A layer is a function of tensors, so that `torch.compile` can take 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -194,7 +194,7 @@ class Decoder:
         return cos.unsqueeze(2).to(self._dtype), sin.unsqueeze(2).to(self._dtype)
 
     def bias(self, mask: Tensor | None) -> Tensor | None:
-        """What `extend` and calls take for a mask (..., n or 1, tokens in all), True where one may be attended to.
+        """What `context` and calls take for a mask (..., n or 1, tokens in all), True where one may be attended to.
 
         With several rows each stands for all queries that share a key: they are queries of one head.
         """
@@ -209,21 +209,17 @@ class Decoder:
         """Another decoder's context in the dtype of this one's products."""
         return [(keys.to(self._dtype), values.to(self._dtype)) for keys, values in context]
 
-    def extend(
-        self, x: Tensor, rotation: Rotation, bias: Tensor | None = None, context: Context | None = None
-    ) -> Context:
-        """The context with the tokens x (B, n, width) appended.
+    def context(self, x: Tensor, rotation: Rotation, bias: Tensor | None = None) -> Context:
+        """The context that the tokens x (B, n, width) make.
 
         Of the last layer, whose output nobody reads, only keys and values are computed.
         """
-        extended: Context = []
-        befores: Sequence[tuple[Tensor, Tensor] | None] = context or [None] * len(self._layers)
-        *others, last = zip(self._layers, self._norms.layers, befores, strict=True)
-        for layer, norms, before in others:
-            x, keys, values = self.functions.decoder(x, layer, norms, rotation, before, bias, self._shape)
-            extended.append((keys, values))
-        layer, norms, before = last
-        return [*extended, self.functions.keys(x, layer, norms[0], rotation, before, self._shape)]
+        made: Context = []
+        *others, (layer, norms) = zip(self._layers, self._norms.layers, strict=True)
+        for each, around in others:
+            x, keys, values = self.functions.decoder(x, each, around, rotation, None, bias, self._shape)
+            made.append((keys, values))
+        return [*made, self.functions.keys(x, layer, norms[0], rotation, self._shape)]
 
     def project_context(self, context: Context) -> Context:
         """The context with the keys and values of the crossing layers as their own projections make them."""
@@ -303,14 +299,12 @@ def decoder_layer(
     return _finish(x, turned[:, :, : shape.heads], keys, values, weights, norms, bias, shape), keys, values
 
 
-def layer_keys(
-    x: Tensor, weights: _Layer, norm: Norm, rotation: Rotation, before: tuple[Tensor, Tensor] | None, shape: _Shape
-) -> tuple[Tensor, Tensor]:
-    """Keys and values of `decoder_layer` alone."""
+def layer_keys(x: Tensor, weights: _Layer, norm: Norm, rotation: Rotation, shape: _Shape) -> tuple[Tensor, Tensor]:
+    """Keys and values of `decoder_layer` alone, where no tokens are before."""
     assert weights.keys is not None  # a layer that crosses keeps none
     projected = linear(_normalize(x, norm, shape.eps).to(shape.dtype), *weights.keys)
     keys, values = projected.unflatten(-1, (2 * shape.kv_heads, -1)).chunk(2, dim=2)
-    return _append(before, _rotate(keys, rotation).transpose(1, 2), values.transpose(1, 2))
+    return _rotate(keys, rotation).transpose(1, 2), values.transpose(1, 2)
 
 
 def crossing_layer(
@@ -350,23 +344,24 @@ def compiled() -> Layers:
 
 @cache
 def compiled_for_any_length() -> Layers:
-    """The same, each compiled once for prompts of any length: a CPU computes them without their padding."""
+    """The same, compiled for prompts of any length: a CPU computes them without their padding."""
     fixed = compiled()
     return Layers(fixed.vision, *map(_of_any_length, fixed[1:]))
 
 
 def _of_any_length(function: Callable) -> Callable:
-    """A compiled layer function of a decoder, whose numbers of tokens are told to vary."""
+    """A compiled layer function of a decoder, whose numbers of tokens vary."""
 
-    def call(x: Tensor, weights: _Layer, norms: Any, rotation: Rotation, context: Sequence[Tensor] | None, *rest: Any):
-        for tensor, dimensions in (
-            *((given, (1,)) for given in (x, *rotation)),
-            *((given, (2,)) for given in context or ()),
-            *((given, (given.ndim - 2, given.ndim - 1)) for given in rest if isinstance(given, Tensor)),  # the bias
-        ):
-            for dimension in dimensions:
-                torch._dynamo.maybe_mark_dynamic(tensor, dimension)
-        return function(x, weights, norms, rotation, context, *rest)
+    def call(x: Tensor, weights: _Layer, norms: Any, rotation: Rotation, *rest: Any):
+        vary = [(given, 1) for given in (x, *rotation)]
+        for given in rest:
+            if type(given) is tuple:  # keys and values of what is before
+                vary += [(held, 2) for held in given]
+            elif isinstance(given, Tensor):  # the bias
+                vary += [(given, given.ndim - 2), (given, given.ndim - 1)]
+        for tensor, dimension in vary:
+            torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+        return function(x, weights, norms, rotation, *rest)
 
     return call
 
