@@ -178,7 +178,7 @@ class Ros:
         """End everything, in the order in which a process of ours does: callbacks, nodes, context.
 
         A context that is shut down first takes each node's publisher of logs with it, under the threads that wait on
-        the same participant: once in a thousand tests that never ends.
+        the same participant: in one run of the whole suite that never ended.
         """
         try:
             for node in self._nodes:

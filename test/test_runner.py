@@ -9,6 +9,7 @@ import torch
 from families import FAMILIES, family, restless
 from inference import inputs, observation
 from tiny import INSTRUCTIONS, SIZE, tiny
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from grids_ros.bench import kernels, sizes
@@ -112,7 +113,23 @@ def broken(function, given):
     raise RuntimeError("operation not permitted when stream is capturing\nand a trace")
 
 
-@pytest.mark.parametrize(("record", "reason"), [(deaf, "output 0 is off by"), (broken, "operation not permitted")])
+def of_another_stride(function, given):
+    raise AssertionError("expected size 3==3, stride 4==1 at dim=0")  # Inductor's check of what it is given
+
+
+def compiled_too_often(function, given):
+    raise FailOnRecompileLimitHit("recompile_limit reached with fullgraph=True")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (deaf, "output 0 is off by"),
+        (broken, "operation not permitted"),
+        (of_another_stride, "expected size 3==3"),
+        (compiled_too_often, "recompile_limit reached"),
+    ],
+)
 def test_a_backend_that_disagrees_is_logged_once_and_never_used(record, reason, caplog):
     recorded, plain = engines(restless(tiny(4).model), [tape.backend(record), PLAIN])
     recorded.prepare(
@@ -151,13 +168,6 @@ def test_the_layer_functions_compiled_by_inductor_act_as_they_do_without(product
         assert (have - wanted).square().mean().sqrt() < limit * wanted.std()
 
 
-def with_words(given, count):
-    """The arguments with so many tokens of text after the placeholders."""
-    pixels, ids, mask, *rest = given
-    placeholders = 2 * 4
-    return pixels, ids[:, : placeholders + count], mask[:, : placeholders + count] | True, *rest
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", FAMILIES)
@@ -187,7 +197,9 @@ def test_a_length_that_nothing_was_compiled_for_runs_as_it_is(monkeypatch):
     monkeypatch.setenv(CACHE, default_cache_dir())
     engine, plain = engines(restless(tiny(4).model), [Backend("compiled", compiled), PLAIN])
     engine._runner._layers = compiled()  # as after `prepare`, of other shapes
-    given = with_words(arguments(2), 3)
+    pixels, ids, mask, *rest = arguments(2)
+    short = 2 * 4 + 3  # placeholders and words
+    given = pixels, ids[:, :short], mask[:, :short] | True, *rest
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.testing.assert_close(engine.sample_actions(*given), plain.sample_actions(*given))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

@@ -236,24 +236,13 @@ class Decoder:
         context: Context,
         norms: Norms | None = None,
         crossing: tuple[Rotation, Tensor | None] | None = None,
-    ) -> Tensor:
-        """The output, (B, n, width), for tokens x (B, n, width) after the context.
-
-        norms: in place of the model's own. crossing: rotation and bias of the layers that attend to the context only.
-        Gradients pass the layers by: they follow the residual alone, see `rtc`.
-        """
-        return self.read(x, rotation, bias, context, norms, crossing)[0]
-
-    def read(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        bias: Tensor | None,
-        context: Context,
-        norms: Norms | None = None,
-        crossing: tuple[Rotation, Tensor | None] | None = None,
     ) -> tuple[Tensor, Context]:
-        """The output of a call, and the context with x appended, of the layers that append."""
+        """The output, (B, n, width), for tokens x (B, n, width) after the context; and the context with x appended.
+
+        norms: in place of the model's own. crossing: rotation and bias of the layers that attend to the context only;
+        the second result leaves those layers out. Gradients pass the layers by: they follow the residual alone, see
+        `rtc`.
+        """
         norms = norms or self._norms
         extended: Context = []
         with torch.inference_mode():

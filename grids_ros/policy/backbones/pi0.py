@@ -237,22 +237,23 @@ class _Flow:
         """state: embedded, (B, 1, width). steps: of a chunk."""
         self._expert, self._time, self._state = expert, time, state
         self._before = expert.cast(prefix.context)
-        self._context: Context | None = None
-        self._end, count = self._before[0][0].shape[2] + 1, torch.arange(1 + steps, device=state.device)
-        cos, sin = self._rotation = expert.rotation(state, prefix.lengths + count)
-        self._actions_rotation = cos[:, 1:], sin[:, 1:]
+        self._end = self._before[0][0].shape[2] + 1  # of prefix and state
+        self._context: Context | None = None  # of both, once the first step has computed it
+        positions = prefix.lengths + torch.arange(1 + steps, device=state.device)
+        self._rotation = expert.rotation(state, positions)
+        self._rotation_of_actions = self._rotation[0][:, 1:], self._rotation[1][:, 1:]
         self._mask = prefix.mask_for(1 + steps)
         self._bias = expert.bias(self._mask)
 
     def __call__(self, actions: Tensor, step: int) -> Tensor:
-        entered = self._time.enter(actions, step)
-        if self._context is None:
-            assert step == 0
-            tokens, bias = torch.cat((self._state, entered), 1), self._expert.bias(self._seen(1 + entered.shape[1]))
-            read, extended = self._expert.read(tokens, self._rotation, bias, self._before)
-            self._context = [(keys[:, :, : self._end], values[:, :, : self._end]) for keys, values in extended]
-            return self._time.leave(read[:, 1:])
-        return self._time.leave(self._expert(entered, self._actions_rotation, self._bias, self._context))
+        x = self._time.enter(actions, step)
+        if self._context is not None:
+            return self._time.leave(self._expert(x, self._rotation_of_actions, self._bias, self._context)[0])
+        assert step == 0
+        bias = self._expert.bias(self._seen(1 + x.shape[1]))
+        output, extended = self._expert(torch.cat((self._state, x), 1), self._rotation, bias, self._before)
+        self._context = [(keys[:, :, : self._end], values[:, :, : self._end]) for keys, values in extended]
+        return self._time.leave(output[:, 1:])
 
     def _seen(self, tokens: int) -> Tensor:
         """Which token of the first step (row) attends to which (column): the state to no action."""

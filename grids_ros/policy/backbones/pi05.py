@@ -160,7 +160,7 @@ class Pi05Stages(PaliGemmaStages):
 
         def velocity_at(actions: Tensor, step: int) -> Tensor:
             x = self._action_in(actions)
-            return self._action_out(self._expert(x, rotation, bias, context, self._norms[step]))
+            return self._action_out(self._expert(x, rotation, bias, context, self._norms[step])[0])
 
         return velocity_at
 

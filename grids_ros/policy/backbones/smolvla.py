@@ -370,7 +370,7 @@ class SmolVLAStages:
         bias = expert.bias(attended if padding is None else attended & padding)
         crossing = expert.rotation(state, count.expand(len(state), -1)), expert.bias(prefix.mask_for(0))
         return lambda actions, step: time.leave(
-            expert(time.enter(actions, step), rotation, bias, context, crossing=crossing)
+            expert(time.enter(actions, step), rotation, bias, context, crossing=crossing)[0]
         )
 
 
