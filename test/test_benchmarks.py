@@ -217,6 +217,16 @@ def test_what_is_named_twice_is_refused(option, tmp_path, capsys):
     assert "expected each one once" in capsys.readouterr().err
 
 
+def test_the_episodes_of_a_task_are_played_together_for_its_scene_is_slow_to_make(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "_rollout_all", lambda _, todo: asked.extend(todo) or [])
+    monkeypatch.setattr(evaluate, "write_sheet", lambda *_: None)
+    made = options(tmp_path, tasks=(3, 1), episodes_per_task=2)
+    made.out.mkdir()
+    assert evaluate._score(made, Benchmark.description, {}) == 0
+    assert asked == [(3, 0), (3, 1), (1, 0), (1, 1)]
+
+
 def test_counts_add_up():
     played = [BenchmarkEpisode(task, state, task == 0, 10, 1.0, "x") for task in (0, 1) for state in range(4)]
     summary = summarise(played, ("a", "b"), {})
