@@ -152,7 +152,10 @@ class Work:
         command += ["--seed", str(training.seed), "--steps", str(settings.steps), "--batch", str(settings.batch)]
         command += ["--threads", str(self._machine.threads)]
         command += ["--start", str(self._start)] if self._start else []
-        command += ["--resume"] if (out / STATE).exists() else []
+        if (out / STATE).exists():
+            command.append("--resume")
+        else:
+            (out / LOG).unlink(missing_ok=True)  # of a run that was killed before it saved anything
         call(command, out / "train.log", inherited)
         facts = json.loads((out / "provenance.json").read_text())
         kept = {name: facts[name] for name in ("data", "stages", "steps", "parameters", "diagnosis", "versions")}

@@ -247,8 +247,9 @@ class Cut(Exception):
 class Pretended:
     """In the place of `run.call`: writes what train and evaluate leave, and is cut off at the call that it is told."""
 
-    def __init__(self, dies_at=None):
-        self.calls, self._dies_at, self._count = [], dies_at, count()
+    def __init__(self, dies_at=None, saved=True):
+        """saved: whether a training that is cut off had saved anything yet."""
+        self.calls, self._dies_at, self._saved, self._count = [], dies_at, saved, count()
 
     def __call__(self, arguments, log, lock):
         name, *_ = arguments
@@ -259,7 +260,11 @@ class Pretended:
                 raise Cut
             return "some line\n" + json.dumps(scored(int(arguments[arguments.index("--seed") + 1]) % 100))
         out = log.parent
-        (out / "training").mkdir(exist_ok=True)
+        assert "--resume" in arguments or not (out / "losses.jsonl").exists(), "train refuses another run's folder"
+        if dies:
+            (out / "losses.jsonl").write_text("")
+        if self._saved or not dies:
+            (out / "training").mkdir(exist_ok=True)
         if dies:
             raise Cut
         (out / "losses.jsonl").write_text("".join(json.dumps({"seconds": s}) + "\n" for s in (1.0, 2.5, 0.5, 2.0)))
@@ -296,6 +301,14 @@ def test_work_that_is_cut_off_anywhere_ends_as_if_it_was_not(tmp_path, monkeypat
         assert ("--resume" in again.calls[0]) == (interrupted[0] == "train")
         after = contents(folder)
         assert after == contents(tmp_path / "whole") and before.items() <= after.items()
+
+
+def test_a_training_that_was_cut_off_before_it_saved_anything_begins_again(tmp_path, monkeypatch):
+    with pytest.raises(Cut):
+        done(tmp_path, Pretended(0, saved=False), monkeypatch)
+    again = Pretended()
+    done(tmp_path, again, monkeypatch)
+    assert "--resume" not in again.calls[0] and (tmp_path / "dense-0" / "training.json").exists()
 
 
 def test_a_cluster_does_the_trainings_first_and_leaves_the_same_files(tmp_path, monkeypatch):
