@@ -12,6 +12,7 @@ from tiny import INSTRUCTIONS, SIZE, save_tiny, tiny
 from grids_ros import cli
 from grids_ros.options import RobotOptions
 from grids_ros.policy.checkpoint import load, save
+from grids_ros.policy.errors import CheckpointError
 from grids_ros.policy.preprocess import ImageFit
 from grids_ros.sampler import GridSampler, SamplerConfig
 from grids_ros.sim.record import record
@@ -19,6 +20,7 @@ from grids_ros.sim.tasks import LIFT_TASKS
 from grids_ros.train import __main__ as train
 from grids_ros.train import diagnose, diagnosis
 from grids_ros.train.dataset import Window
+from grids_ros.train.initial_checkpoint import vision_layers_of
 from grids_ros.train.parallel import World
 
 
@@ -113,6 +115,21 @@ def test_a_new_policy_that_starts_from_another_keeps_its_padding(padded, tmp_pat
     arguments = [str(bag), "--start", str(tmp_path / "start"), "--out", str(tmp_path / "out"), "--tokens", "0"]
     made, window, *_ = train.begin(cli.parse("train", arguments), [bag], train.sampler_config, World(), tmp_path)
     assert made.spec.image == window.image == fit
+
+
+def test_a_new_policy_has_as_many_vision_layers_as_its_start_or_as_it_is_told(padded, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "DemoSize", lambda: SIZE)
+    bag, window = padded[1], Window(CAMERAS, SIZE.image_size, 12, 0.1)
+    samples = train.read([bag], train.chosen(RobotOptions()), window, 1)
+    save(train.new_checkpoint(samples, window, 0, 0, vision_layers=3), tmp_path / "start")
+    arguments = [str(bag), "--start", str(tmp_path / "start"), "--out", str(tmp_path / "out"), "--tokens", "0"]
+    for more, layers in (([], 3), (["--vision-layers", "2"], 2)):
+        options = cli.parse("train", [*arguments, *more])
+        made, *_ = train.begin(options, [bag], train.sampler_config, World(), tmp_path)
+        assert vision_layers_of(made) == layers
+    deeper = cli.parse("train", [*arguments, "--vision-layers", "4"])
+    with pytest.raises(CheckpointError, match="is missing"):
+        train.begin(deeper, [bag], train.sampler_config, World(), tmp_path)
 
 
 def test_a_policy_of_another_size_is_no_start(bag, tmp_path, capsys):

@@ -261,6 +261,7 @@ def test_joints_that_are_not_the_robot_s_are_refused_before_training(tmp_path, n
         (["--space", "joints", "--joints", "a", "--from", "."], "those of --from"),
         (["--expert-only"], "without --start or --from there is nothing learnt to keep"),
         (["--expert-only", "--from", ".", "--lora", "4"], "both given"),
+        (["--vision-layers", "1", "--from", "."], "with --from the model is that one"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, said, capsys):

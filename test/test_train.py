@@ -46,7 +46,7 @@ from grids_ros.train import __main__ as train
 from grids_ros.train import dataset, diagnosis
 from grids_ros.train.batches import Batches
 from grids_ros.train.dataset import Window, samples_of
-from grids_ros.train.initial_checkpoint import start_from
+from grids_ros.train.initial_checkpoint import start_from, vision_layers_of
 from grids_ros.train.keypoint_labels import keypoints
 from grids_ros.train.loop import Trainer
 from grids_ros.train.loss_plot import plot_losses
@@ -313,6 +313,23 @@ def _with_words(checkpoint):
 def test_a_start_from_another_model_is_refused(other, said):
     with pytest.raises(CheckpointError, match=said):
         start_from(other(), tiny())
+
+
+def deep(checkpoint, vision_layers):
+    """The same policy with random weights and so many vision layers."""
+    size = dataclasses.replace(SIZE, vision_layers=vision_layers)
+    config = demo_config(size, checkpoint.tokenizer.get_vocab_size(), 6, STATE_DIM, ACTION_DIM)
+    return dataclasses.replace(checkpoint, model=create(config, checkpoint.spec))
+
+
+def test_a_start_with_more_vision_layers_gives_its_first_ones():
+    deeper, shallow = deep(tiny(seed=1), 3), tiny()
+    assert (vision_layers_of(deeper), vision_layers_of(shallow)) == (3, 1)
+    start_from(deeper, shallow)
+    known = dict(deeper.model.named_parameters())
+    assert all(torch.equal(tensor, known[name]) for name, tensor in shallow.model.named_parameters())
+    with pytest.raises(CheckpointError, match="encoder.layers.1.*is missing: it is another model"):
+        start_from(shallow, deeper)
 
 
 @pytest.mark.parametrize("pruner", ["grids", "token_learner"])

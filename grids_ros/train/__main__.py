@@ -41,7 +41,7 @@ from grids_ros.train.dataset import Samples, Window, load
 from grids_ros.train.dataset_samples import dataset_samples, joined
 from grids_ros.train.diagnosis import keep
 from grids_ros.train.footprint import FootprintError, Footprints, room
-from grids_ros.train.initial_checkpoint import prune, sampler_config, start_from
+from grids_ros.train.initial_checkpoint import prune, sampler_config, start_from, vision_layers_of
 from grids_ros.train.loop import Trainer, stage_of
 from grids_ros.train.lora import ADAPTER, is_update, save_adapter
 from grids_ros.train.loss_plot import plot_losses
@@ -73,14 +73,16 @@ def new_checkpoint(
     tokens: int,
     seed: int,
     make_sampler: Callable[[int, int], TokenSamplerConfig] = sampler_config,
+    vision_layers: int | None = None,
 ) -> Checkpoint:
     """The demo's model with random weights, and the statistics and words of these samples.
 
     window: how they were cut, and so what the policy sees and speaks.
     tokens: per camera, 0 for the dense model. make_sampler: the sampler's configuration from `tokens` and the width.
+    vision_layers: None for as many as the demo has.
     """
     torch.manual_seed(seed)
-    size = DemoSize()
+    size = replace(DemoSize(), vision_layers=vision_layers) if vision_layers else DemoSize()
     sampler = make_sampler(tokens, size.width) if tokens else None
     spaces: dict[str, Any] = {
         "state": window.state,
@@ -209,7 +211,8 @@ def begin(
     if start:
         window = replace(window, image=start.spec.image)
     train_on, unseen = split(read(bags, settings, window, options.threads, world, images))
-    checkpoint = new_checkpoint(train_on, window, options.tokens, options.seed, make_sampler)
+    layers = options.vision_layers or (vision_layers_of(start) if start else None)
+    checkpoint = new_checkpoint(train_on, window, options.tokens, options.seed, make_sampler, layers)
     if start:
         start_from(start, checkpoint)
     return checkpoint, window, train_on, unseen, checked_memory(checkpoint, options, world)

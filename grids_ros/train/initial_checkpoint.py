@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -20,8 +21,8 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
     """Copy the weights of `earlier` into the model of `checkpoint`: words by their spelling, new ones stay random.
 
     So does what reads states and actions that mean something else, and the sampler when `earlier` is dense: it is put
-    on what has learnt without one. A dense model takes over all
-    but the sampler, which `earlier` loses. The provenance then says what came before. Raises CheckpointError when
+    on what has learnt without one. A dense model takes over all but the sampler, which `earlier` loses; a model with
+    fewer vision layers the first ones. The provenance then says what came before. Raises CheckpointError when
     cameras or shapes disagree.
     """
     if earlier.spec.cameras != checkpoint.spec.cameras:
@@ -53,6 +54,12 @@ def start_from(earlier: Checkpoint, checkpoint: Checkpoint) -> None:
         place(checkpoint.model, fresh)
     facts = _facts(earlier, ("data", "start", "stages", "steps"))
     checkpoint.provenance["start"] = {"tokens": label, **facts}
+
+
+def vision_layers_of(checkpoint: Checkpoint) -> int:
+    """How many its vision encoder has."""
+    encoder: Any = checkpoint.model.get_submodule(backbone_of(checkpoint.model.config.model_type).TOWERS[0])
+    return len(encoder.layers)
 
 
 def prune(dense: Checkpoint, name: str, tokens: int, seed: int) -> Checkpoint:

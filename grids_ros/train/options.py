@@ -60,6 +60,8 @@ class TrainOptions:
     """updates"""
     distil_steps: Annotated[int, STEPS] = 1000
     """--from: updates of the sampler alone, before --steps"""
+    vision_layers: Annotated[int | None, Range(1, 64)] = None
+    """of a new policy's vision encoder, the first ones of --start's; default: as many as --start has, or 2"""
     lora: Annotated[int, Range(0, 4096), arg(metavar="RANK")] = 0
     """--from: then train updates of this rank; 0 trains all weights"""
     expert_only: bool = False
@@ -127,6 +129,8 @@ class TrainOptions:
             expected = "none: the space has no joints" if self.joints else "the names of the joints"
             given = " ".join(self.joints) or "not given"
             raise UsageError(f"--space is {self.space} and --joints is {given}, expected {expected}")
+        if self.dense and self.vision_layers:
+            raise UsageError(f"--vision-layers is {self.vision_layers}, and with --from the model is that one")
         if any(k > self.tokens for k in self.nested):
             raise UsageError(f"--nested is {self.nested}, expected numbers from 1 to --tokens, {self.tokens}")
         if len(set(self.cameras)) < len(self.cameras) or "" in self.cameras:
