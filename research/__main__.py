@@ -50,8 +50,15 @@ def stability(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def mixing(arguments: Sequence[str]) -> int:
+    """how much of an image one cell of the feature map tells, layer by layer"""
+    from research.mixing import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (compare, train, evaluate, average, model, stability)
+    command.__name__: command for command in (compare, train, evaluate, average, model, stability, mixing)
 }
 
 
