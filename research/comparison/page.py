@@ -111,15 +111,15 @@ def _claims(results: Results) -> list[str]:
         "by itself says otherwise.)"
     )
     for ours, rivals in RIVALS.items():
-        if set(rivals) & set(results.plan.variants):
-            lines += _better_than_each(results, ours, rivals)
+        if met := [name for name in rivals if name in results.plan.variants]:
+            lines += _better_than_each(results, ours, met)
     return lines
 
 
 def _better_than_each(results: Results, ours: str, rivals: Sequence[str]) -> list[str]:
     verdicts = {name: results.better(ours, name, out_of_distribution) for name in rivals}
     lines = [
-        f"- Out of distribution, is {LABELS[ours]} better than each of the four other pruners to as many tokens? "
+        f"- Out of distribution, is {LABELS[ours]} better than each other pruner here to as many tokens? "
         f"**{_capital(overall(list(verdicts.values())))}.** (yes: each interval lies above 0; no: one does not reach "
         "above it; and no training by itself says otherwise.)"
     ]
