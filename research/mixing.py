@@ -196,22 +196,26 @@ def page(results: dict[str, dict[str, Probe]]) -> str:
 
 
 def draw(results: dict[str, dict[str, Probe]], picture: Path) -> None:
-    """The error from each cell, as maps: a row for each encoder, a column for each stage."""
+    """The error from each cell, as maps: a column for each encoder, a row for each stage."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    stages = max(len(row) for row in results.values())
-    shape, size = (len(results), stages), (2.6 * stages + 1.2, 2.5 * len(results) + 0.5)
+    stages = max((list(found) for found in results.values()), key=len)
+    shape, size = (len(stages), len(results)), (1.7 * len(results) + 1.4, 1.85 * len(stages) + 0.5)
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
-    highest = max(one.nothing for row in results.values() for one in row.values())
-    for row, (name, found) in zip(axes, results.items(), strict=True):
-        for axis, (stage, one) in zip(row, found.items(), strict=False):
-            drawn = axis.imshow(one.cells, vmin=0.0, vmax=highest, cmap="viridis_r")
-            axis.set_title(f"{stage}: {one.cell:.1f} %", fontsize=9)
+    highest = max(one.nothing for found in results.values() for one in found.values())
+    for column, (name, found) in zip(axes.T, results.items(), strict=True):
+        column[0].set_title(name.replace(", ", ",\n"), fontsize=9)
+        for axis, stage in zip(column, stages, strict=True):
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name)
+            axis.spines[:].set_visible(False)
+            if stage in found:
+                drawn = axis.imshow(found[stage].cells, vmin=0.0, vmax=highest, cmap="viridis_r")
+                axis.set_xlabel(f"{found[stage].cell:.1f} %", fontsize=9)
+    for axis, stage in zip(axes[:, 0], stages, strict=True):
+        axis.set_ylabel(stage, fontsize=9)
     figure.colorbar(drawn, ax=axes, label="error of the cubes' places, told from this cell alone [% of width]")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
