@@ -8,10 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 from recording import write_recording
+
+from grids_ros.parameters import PolicyParameters
+from grids_ros.replay.policy_process import PolicyProcess
+from grids_ros.replay.variants import Variant
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 240.0  # bound of every wait
@@ -110,6 +115,23 @@ def test_ctrl_c_ends_a_command_at_work_and_all_that_it_has_started(command, tmp_
     text = said.read_text()
     assert "interrupted" in text and left in text, text
     assert "Traceback" not in text and "KeyboardInterrupt" not in text, text
+
+
+def test_ctrl_c_while_the_process_of_policies_starts_leaves_it_whole(checkpoint, monkeypatch):
+    """Cut off in between, the new process ends with a traceback: it finds nothing to begin with."""
+    started, real = [], ForkServerProcess.start
+
+    def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        real(self)
+        started.append(self)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        PolicyProcess([Variant("tiny", checkpoint)], PolicyParameters(), 1)
+    (process,) = started
+    process.kill()
+    process.join()
 
 
 def test_ctrl_c_during_the_imports_ends_at_once(command, tmp_path):

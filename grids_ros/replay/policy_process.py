@@ -72,9 +72,9 @@ class PolicyProcess:
         self._connection, remote = context.Pipe()
         arguments = (remote, tuple(variants), settings, threads, robot)
         self._process = context.Process(target=_serve, args=arguments, name="policies", daemon=True)
-        with shielded():  # this process gets the interruption, and closes the connection
+        with shielded():  # this process gets the interruption, once the other has what it begins with
             forkserver.ensure_running()
-        self._process.start()
+            self._process.start()
         remote.close()  # so that the end of the process is the end of the connection
         first = self._receive()
         if isinstance(first, CheckpointError):
