@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from grids_ros.policy.backbone import backbone_of
@@ -64,9 +62,14 @@ class Probe:
     cells: list[list[float]]
 
 
+def side_of(checkpoint: Checkpoint) -> int:
+    """Of the square images that it takes [px]."""
+    return backbone_of(checkpoint.model.config.model_type).image_size(checkpoint.model.config)
+
+
 def look(checkpoint: Checkpoint, count: int) -> Scenes:
     """So many scenes, each of its own seed, as the policy's preprocessing shows them."""
-    side = backbone_of(checkpoint.model.config.model_type).image_size(checkpoint.model.config)
+    side = side_of(checkpoint)
     scene, images, places = Scene(), [], []
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + count), "scenes", unit="scene"):
         scene.reset(seed)
@@ -78,37 +81,17 @@ def look(checkpoint: Checkpoint, count: int) -> Scenes:
     return Scenes(np.stack(images), np.stack(places))
 
 
-@contextmanager
-def _kept(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """What goes into the first of these layers, and what comes out of each, of the call within."""
-    outputs: list[Tensor] = []
-
-    def out(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    hooks = [layers[0].register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))]
-    hooks += [layer.register_forward_hook(out) for layer in layers]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 @torch.no_grad()
 def features(checkpoint: Checkpoint, images: np.ndarray) -> list[np.ndarray]:
     """The map (N, cells, C) before the first layer of the vision encoder, and after each."""
     model = checkpoint.model.float().eval()
-    encoder = model.get_submodule(backbone_of(model.config.model_type).TOWERS[0])
     tower = model.get_submodule(backbone_of(model.config.model_type).TOWERS[0].rpartition(".")[0])
     found: list[list[np.ndarray]] = []
     for first in range(0, len(images), CHUNK):
         part = images[first : first + CHUNK, None]
-        sizes = np.full((len(part), 1, 2), part.shape[2])
-        pixels = padded_pixels(part, sizes, checkpoint.spec.image)[:, 0]
-        with _kept(list(encoder.layers)) as outputs:
-            tower(pixel_values=pixels)
-        found.append([output.float().numpy() for output in outputs])
+        pixels = padded_pixels(part, np.full((len(part), 1, 2), part.shape[2]), checkpoint.spec.image)[:, 0]
+        outputs = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        found.append([output.numpy() for output in outputs])
     return [np.concatenate(stage) for stage in zip(*found, strict=True)]
 
 
@@ -238,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, dict[str, Probe]] = {}
     try:
         checkpoints = [load(folder) for folder in options.checkpoint]
+        if len({(side_of(one), one.spec.image) for one in checkpoints}) > 1:
+            raise CheckpointError("the checkpoints take images of other sizes or fits, expected one for all")
         scenes = look(checkpoints[0], options.scenes)
         for folder, checkpoint in zip(options.checkpoint, checkpoints, strict=True):
             results[folder.name] = measure(checkpoint, scenes)

@@ -85,7 +85,8 @@ def _score(options: BenchmarkOptions, description: Description, settings: dict) 
     tasks = options.tasks or tuple(range(len(description.tasks)))
     begin(options.out, settings)
     done = _done(options.out / EPISODES)
-    wanted = [(task, state) for task in tasks for state in range(options.episodes_per_task)]  # a scene takes seconds
+    states = range(options.episodes_per_task)
+    wanted = [(task, state) for task in tasks for state in states]  # making the scene of another task takes seconds
     played = _rollout_all(options, [pair for pair in wanted if pair not in done])
     episodes = [done[pair] for pair in wanted if pair in done] + played
     summary = summarise(episodes, description.tasks, settings)

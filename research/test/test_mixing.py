@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import save_tiny, tiny
 
 from grids_ros.policy.errors import CheckpointError
+from grids_ros.policy.grids import attached
 from grids_ros.policy.preprocess import to_pixels
 from research import mixing
 from research.mixing import FAR, Scenes, centres, errors, features, measure, page, probe, untrained
@@ -58,16 +59,16 @@ def test_cells_are_numbered_by_rows_and_far_is_a_distance_in_the_image():
     assert near.nothing < 0.1 and FAR == 0.25
 
 
-def test_the_maps_are_those_that_transformers_gives():
+def test_the_last_map_is_the_one_that_the_policy_reads():
     checkpoint = tiny(seed=3)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    pixels = to_pixels(images[:, None])[:, 0]
+    stages, wrapped = features(checkpoint, images), attached(checkpoint.model)
+    assert [stage.shape for stage in stages] == [(5, 16, 32)] * 2 and abs(stages[1] - stages[0]).max() > 0.01
     with torch.no_grad():
-        known = checkpoint.model.model.vlm.vision_tower(pixel_values=pixels, output_hidden_states=True)
-    ours = features(checkpoint, images)
-    assert len(ours) == len(known.hidden_states) == 2
-    for mine, theirs in zip(ours, known.hidden_states, strict=True):
-        np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-6)
+        checkpoint.model.model.vlm.get_image_features(to_pixels(images[:, None])[:, 0])
+        normed = checkpoint.model.model.vlm.vision_tower.post_layernorm(torch.from_numpy(stages[-1]))
+        expected = wrapped.projector(normed)
+    np.testing.assert_allclose(wrapped.dense.flatten(1, 2).numpy(), expected.numpy(), atol=1e-5)
 
 
 def test_an_untrained_policy_has_the_same_shape_and_other_weights():
