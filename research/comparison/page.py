@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grids_ros.files import write_whole
 from research.comparison.comparison_plots import draw
-from research.comparison.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, PAIRS, RIVALS
+from research.comparison.plan import AS_RECORDED, DENSE, FEW, OTHERS, OURS, PAIRS, RIVALS, Cell
 from research.comparison.results import (
     MARGIN,
     Count,
@@ -18,7 +18,6 @@ from research.comparison.results import (
     out_of_distribution,
     overall,
 )
-from research.comparison.scenes import SCENES
 
 LABELS = {DENSE: "dense-256", OURS: "GridS-16", FEW: "GridS-4", "grids-1": "GridS-1"}
 LABELS |= {
@@ -48,6 +47,7 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
         "trainings": _trainings(results),
         "refused": _refused(results),
         "missing": _missing(results),
+        "short": _short(results),
     }
     for name, picture in pictures.items():
         sections[name] += ["", f"![{sections[name][0].lstrip('# ')}]({picture})"]
@@ -57,22 +57,23 @@ def markdown(results: Results, pictures: Mapping[str, str]) -> str:
 def _head(results: Results) -> list[str]:
     settings, plan = results.settings[0], results.plan
     several = len(results.settings) > 1
-    labelled = SCENES[settings.scenes].labelled
+    labelled = results.scenes.labelled
     attraction = ", and `attraction`, a loss that draws its points to the objects" if labelled else ""
     trained = "is to be trained" if results.missing else "is trained"
     seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     data = "on the same data each" if several else "on the same data"
+    short = f", {len(results.short)} of them with fewer episodes than planned" if results.short else ""
     again = " Tables of other starts share scenes: intervals over several are a little too narrow." if several else ""
     return [
         "# What pruning costs",
         "",
-        f"Written by `python -m research compare` from {len(results.cells)} of {len(plan.cells())} cells; nothing "
-        f"in it by hand. Every variant {trained} from {seeds}, {_starts(results)}, {data}, for "
+        f"Written by `python -m research compare` from {len(results.cells)} of {len(plan.cells())} cells{short}; "
+        f"nothing in it by hand. Every variant {trained} from {seeds}, {_starts(results)}, {data}, for "
         f"{settings.steps} steps of {settings.batch} samples, with the settings that `train` has for all. What GridS "
         f"has of its own (points that start on a grid, layer norm, a margin{attraction}) came out of trials; its "
         "rivals had none and are as published.",
         "",
-        f"{SCENES[settings.scenes].told(settings, list(results.cells.values()))} "
+        f"{results.scenes.told(settings, list(results.cells.values()))} "
         "Intervals are of 95 %: Wilson's for a rate, Newcombe's for a difference of paired rates (1998, method 10). "
         "Seeds are pooled: the intervals tell of new scenes, not of new trainings, and the counts of each seed stand "
         f"beside them.{again}",
@@ -179,7 +180,7 @@ def _unlike(results: Results) -> list[str]:
 
 
 def _counts(results: Results, columns: Sequence[tuple[str, Which]], wrong: Which) -> list[str]:
-    mistakes = SCENES[results.settings[0].scenes].labelled
+    mistakes = results.scenes.labelled
     lines = _header(["variant", *(name for name, _ in columns), *(["wrong object"] if mistakes else [])])
     for variant in results.plan.variants:
         row = [LABELS[variant]]
@@ -197,9 +198,12 @@ def _rate(count: Count | None, seeds: Sequence[Count | None]) -> str:
     if count is None:
         return EMPTY
     low, high = (100 * bound for bound in count.interval)
-    each = " + ".join(str(one.successes) if one else EMPTY for one in seeds)
+    alike = len({one.episodes for one in seeds if one}) == 1
+    told = [(one.successes, "" if alike else f" of {one.episodes}") if one else (EMPTY, "") for one in seeds]
+    each = " + ".join(f"{successes}{of}" for successes, of in told)
+    whole = f" of {count.episodes}" if alike else ""
     part = "" if count.cells == count.planned else f", {count.cells} of {count.planned} cells"
-    return f"{100 * count.rate:.1f} % ({low:.1f} to {high:.1f})<br>{each} of {count.episodes}{part}"
+    return f"{100 * count.rate:.1f} % ({low:.1f} to {high:.1f})<br>{each}{whole}{part}"
 
 
 def _wrong(count: Count | None) -> str:
@@ -248,14 +252,26 @@ def _refused(results: Results) -> list[str]:
 
 
 def _missing(results: Results) -> list[str]:
-    if not results.missing:
-        return []
-    lines = ["## Missing", "", f"{len(results.missing)} cells are not there yet:", ""]
+    cells = results.missing
+    lines = ["## Missing", "", f"{len(cells)} cells are not there yet:", ""]
+    return [*lines, *_by_training(results, dict.fromkeys(cells, ""))] if cells else []
+
+
+def _short(results: Results) -> list[str]:
+    cells = results.short
+    planned = f"{results.settings[0].episodes} episodes {results.scenes.of}"
+    lines = ["## Short", "", f"{len(cells)} cells are to have {planned}, and have fewer:", ""]
+    told = {cell: f" ({episodes})" for cell, episodes in cells.items()}
+    return [*lines, *_by_training(results, told)] if cells else []
+
+
+def _by_training(results: Results, cells: Mapping[Cell, str]) -> list[str]:
+    """A line for each training that has some of the cells, and what is said of each after its name."""
+    lines = []
     for training in results.plan.trainings():
-        cells = [cell for cell in results.missing if cell.training == training]
-        if cells:
-            told = ", ".join(_place(cell.task, cell.kind) for cell in cells)
-            lines.append(f"- {LABELS[training.variant]}, seed {training.seed}: {told}")
+        told = [_place(cell.task, cell.kind) + said for cell, said in cells.items() if cell.training == training]
+        if told:
+            lines.append(f"- {LABELS[training.variant]}, seed {training.seed}: {', '.join(told)}")
     return lines
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grids_ros.evaluate.success_rates import newcombe, wilson
 from research.comparison.plan import AS_RECORDED, Cell, Plan, Settings, Training
+from research.comparison.scenes import SCENES, Scenes
 from research.comparison.work import TableError, cell_file, read_plan, training_file
 
 MARGIN = 0.05  # of the success rate: "no worse" is less than this below
@@ -82,13 +83,23 @@ class Results:
     def missing(self) -> list[Cell]:
         return [cell for cell in self.plan.cells() if cell not in self.cells]
 
+    @property
+    def short(self) -> dict[Cell, int]:
+        """Cells that are to have more episodes, and how many they have; both as the settings count them."""
+        counted = {cell: self.scenes.episodes_of(facts) for cell, facts in self.cells.items()}
+        return {cell: episodes for cell, episodes in counted.items() if episodes < self.settings[0].episodes}
+
+    @property
+    def scenes(self) -> Scenes:
+        return SCENES[self.settings[0].scenes]
+
     def count(self, variant: str, which: Which) -> Count | None:
         """Over the cells of a variant, of all seeds; None where there is none."""
         planned = [cell for cell in self.plan.cells() if cell.training.variant == variant and which(cell)]
-        return self._sum([cell for cell in planned if cell in self.cells], len(planned))
+        return _sum([self.cells[cell] for cell in planned if cell in self.cells], len(planned))
 
     def difference(self, ours: str, theirs: str, which: Which) -> Difference | None:
-        """Over the cells that both variants have, so that both met the same scenes; None where there is none."""
+        """Over the scenes that both variants have met; None where there are none."""
         by_place = [
             {(c.training.seed, c.task, c.kind): c for c in self.cells if c.training.variant == name and which(c)}
             for name in (ours, theirs)
@@ -97,8 +108,9 @@ class Results:
         planned = len([c for c in self.plan.cells() if c.training.variant == theirs and which(c)])
         if not both:
             return None
-        counts = [self._sum([cells[place] for place in both], planned) for cells in by_place]
-        return Difference(*counts, sum(self._both(*(cells[place] for cells in by_place)) for place in both))
+        pairs = [self._shared(*(cells[place] for cells in by_place)) for place in both]
+        counts = [_sum(facts, planned) for facts in zip(*pairs, strict=True)]
+        return Difference(*counts, sum(_both_succeeded(*pair) for pair in pairs))
 
     def by_seed(self, ours: str, theirs: str, which: Which) -> list[Difference | None]:
         """The same of each seed of training by itself."""
@@ -127,19 +139,23 @@ class Results:
         above, below = all(value > bound for value in values), all(value <= bound for value in values)
         return verdict if {YES: above, NO: below}.get(verdict, True) else UNDECIDED
 
-    def _both(self, ours: Cell, theirs: Cell) -> int:
-        """Scenes of two cells, the same in each, in which both policies succeeded."""
-        failed = set().union(*(self.cells[cell]["failed_seeds"] for cell in (ours, theirs)))
-        return self.cells[ours]["episodes"] - len(failed)
-
-    def _sum(self, cells: list[Cell], planned: int) -> Count | None:
-        if not cells:
-            return None
+    def _shared(self, *cells: Cell) -> list[dict]:
+        """What is known of these cells over the episodes that each of them has."""
         facts = [self.cells[cell] for cell in cells]
-        successes, episodes, wrong = (
-            sum(f[name] for f in facts) for name in ("successes", "episodes", "wrong_objects")
-        )
-        return Count(successes, episodes, wrong, len(cells), planned)
+        fewest = min(self.scenes.episodes_of(one) for one in facts)
+        return [self.scenes.first(one, fewest) for one in facts]
+
+
+def _both_succeeded(ours: dict, theirs: dict) -> int:
+    """In how many of the same scenes."""
+    return ours["episodes"] - len({*ours["failed_seeds"], *theirs["failed_seeds"]})
+
+
+def _sum(cells: Sequence[dict], planned: int) -> Count | None:
+    if not cells:
+        return None
+    successes, episodes, wrong = (sum(c[name] for c in cells) for name in ("successes", "episodes", "wrong_objects"))
+    return Count(successes, episodes, wrong, len(cells), planned)
 
 
 def in_distribution(cell: Cell) -> bool:

@@ -20,7 +20,8 @@ class Scenes(Protocol):
     """tasks, kinds: names of what is done and of how a scene differs from the recorded ones.
 
     usual: the kinds by default. episodes, of: how many by default, and what they are counted by. labelled: whether
-    objects are labelled in the images, so that `attraction` acts, and mistakes are counted.
+    objects are labelled in the images, so that `attraction` acts, and mistakes are counted. grows: whether the scenes
+    of a cell with more episodes begin with those of one with fewer, so that cells can be added to.
     """
 
     tasks: tuple[str, ...]
@@ -29,12 +30,19 @@ class Scenes(Protocol):
     episodes: int
     of: str
     labelled: bool
+    grows: bool
 
     def command(self, settings: Settings, cell: Cell, checkpoint: Path, workers: int) -> list[str]:
         """The arguments of `python -m research` that score a cell; the last line that this prints is JSON."""
 
     def facts(self, summary: dict) -> dict:
         """What is kept of that JSON: "successes", "episodes", "wrong_objects" and "failed_seeds" among it."""
+
+    def episodes_of(self, facts: dict) -> int:
+        """How many a cell has, counted as those of the settings are."""
+
+    def first(self, facts: dict, episodes: int) -> dict:
+        """The same of a cell's first episodes alone: "successes", "episodes", "wrong_objects" and "failed_seeds"."""
 
     def told(self, settings: Settings, cells: Sequence[dict]) -> str:
         """What a cell is, in a few sentences. cells: what is kept of those that are there."""
@@ -44,7 +52,7 @@ class Simulation:
     """Scenes of this package. Every cell of a variant has others: none counts twice where cells are added up."""
 
     tasks, kinds = tuple(TASKS), tuple(KINDS)
-    usual, labelled = kinds, True
+    usual, labelled, grows = kinds, True, False
     episodes, of = 102, "of each cell"
     places = tuple(product(tasks, (AS_RECORDED, *kinds)))
 
@@ -62,6 +70,12 @@ class Simulation:
     def facts(self, summary: dict) -> dict:
         return summary
 
+    def episodes_of(self, facts: dict) -> int:
+        return facts["episodes"]
+
+    def first(self, facts: dict, episodes: int) -> dict:
+        return facts  # all cells of a table have as many
+
     def told(self, settings: Settings, cells: Sequence[dict]) -> str:
         timings = sorted({(facts["delay_ms"], facts["join"]) for facts in cells})
         timing = "".join(f", {delay:g} ms from observation to chunk, join `{join}`" for delay, join in timings)
@@ -77,7 +91,8 @@ class Libero:
 
     tasks = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     kinds = ("object", "swap", "lan")
-    usual, labelled = ("object", "swap"), False  # a policy that knows the words of its data alone refuses others
+    usual = ("object", "swap")  # a policy that knows the words of its data alone refuses others
+    labelled, grows = False, True
     episodes, of = 20, "of each task of a suite of LIBERO"
 
     def command(self, settings: Settings, cell: Cell, checkpoint: Path, workers: int) -> list[str]:
@@ -94,15 +109,29 @@ class Libero:
         ]
         return {**summary, "wrong_objects": 0, "failed_seeds": failed}  # nobody counts wrong ones
 
+    def episodes_of(self, facts: dict) -> int:
+        return facts["episodes"] // len(facts["tasks"])
+
+    def first(self, facts: dict, episodes: int) -> dict:
+        failed = [seed for seed in facts["failed_seeds"] if seed % STATES < episodes]
+        played = episodes * len(facts["tasks"])
+        counts = {"successes": played - len(failed), "episodes": played, "failed_seeds": failed}
+        return {"wrong_objects": 0, **counts}
+
     def told(self, settings: Settings, cells: Sequence[dict]) -> str:
         versions = sorted({facts["versions"]["mujoco"] for facts in cells})
         mujoco = "".join(f", MuJoCo {version}" for version in versions)
+        played = sorted({self.episodes_of(facts) for facts in cells}) or [settings.episodes]
+        several = len(played) > 1
+        paired = " Two policies are compared on the states that both have met." if several else ""
         return (
-            f"A cell is one policy on the first {settings.episodes} fixed initial states of each task of a suite"
+            f"A cell is one policy on the first {' or '.join(map(str, played))} fixed initial states of each task of a "
+            "suite"
             f"{mujoco}, after ten steps to settle, within as many steps as openpi allows; the environment stands still "
             "while a policy infers. Kinds are LIBERO-PRO's perturbations: other objects, swapped positions, reworded "
             "instructions; their states begin with one pose of the arm, those of the suites with many. All policies, "
             "of all seeds, meet the same states, so that intervals over several seeds are too narrow."
+            f"{paired}"
         )
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -65,9 +65,15 @@ def read_plan(folder: Path) -> tuple[Settings, Plan]:
 
 
 def begin(folder: Path, settings: Settings, plan: Plan) -> None:
-    """Write table.json; a plan that is there already grows. Raises TableError when its settings are others."""
+    """Write table.json; a plan that is there already grows, and the number of episodes where scenes allow it.
+
+    Raises TableError when its settings are others.
+    """
     if (folder / "table.json").exists():
         earlier, known = read_plan(folder)
+        if SCENES[settings.scenes].grows:
+            most = max(settings.episodes, earlier.episodes)
+            settings, earlier = replace(settings, episodes=most), replace(earlier, episodes=most)
         for name, value in asdict(settings).items():
             if value != asdict(earlier)[name]:
                 raise TableError(
@@ -118,7 +124,7 @@ class Work:
         with alone(self._folder) as lock:
             begin(self._folder, self._settings, plan)
             jobs = list(plan.jobs())
-            todo = [job for job in jobs if not self._file(job).exists()]
+            todo = [job for job in jobs if not self._done(job)]
             with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="table", unit="job") as bar:
                 for job, facts in self._together(todo) if self._cluster else self._in_turn(todo, lock, bar):
                     write_whole(self._file(job), json.dumps(facts, indent=2) + "\n")
@@ -140,6 +146,15 @@ class Work:
     def do(self, job: Training | Cell, inherited: tuple[int, ...] = ()) -> dict:
         """What there is to know of a job once it is done. inherited: file descriptors. Raises TableError."""
         return self._train(job, inherited) if isinstance(job, Training) else self._evaluate(job, inherited)
+
+    def _done(self, job: Training | Cell) -> bool:
+        """Whether all of it is there: of a cell, as many episodes as are asked for."""
+        if not self._file(job).exists():
+            return False
+        return isinstance(job, Training) or self._episodes(job) >= self._settings.episodes
+
+    def _episodes(self, cell: Cell) -> int:
+        return SCENES[self._settings.scenes].episodes_of(json.loads(self._file(cell).read_text()))
 
     def _file(self, job: Training | Cell) -> Path:
         return (training_file if isinstance(job, Training) else cell_file)(self._folder, job)

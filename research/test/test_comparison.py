@@ -472,6 +472,65 @@ def test_a_table_of_libero_is_scored_by_its_suites_and_pairs_its_states(tmp_path
     assert "libero_spatial" in text and "LIBERO-PRO" in text and "s where a cube" not in text
 
 
+def of_states(episodes, failed):
+    """A cell of two tasks. failed: states of the second one."""
+    facts = {**of_a_suite(failed), "successes": 2 * episodes - len(failed), "episodes": 2 * episodes}
+    return Libero().facts(facts)
+
+
+def test_policies_are_compared_on_the_states_that_both_have_met(tmp_path):
+    plan = replace(SUITES, tasks=("libero_object",), kinds=())
+    fill(tmp_path, lambda cell: None, plan, LIBERO)
+    for variant, facts in ((DENSE, of_states(5, [3, 4])), (OURS, of_states(20, [3, 7, 19]))):
+        path = run.cell_file(tmp_path, Cell(Training(variant, 0), "libero_object", AS_RECORDED))
+        path.write_text(json.dumps(facts))
+    results = read(tmp_path)
+    difference = results.difference(OURS, DENSE, lambda cell: True)
+    counts = [(one.successes, one.episodes) for one in (difference.ours, difference.theirs)]
+    assert counts == [(9, 10), (8, 10)] and difference.both == 8
+    assert difference == Difference(Count(9, 10, 0, 1, 1), Count(8, 10, 0, 1, 1), 8)
+    text = markdown(results, {})
+    assert "| GridS-16 | 92.5 % (80.1 to 97.4)<br>37 of 40 |" in text and "<br>8 of 10 |" in text
+    assert "first 5 or 20 fixed initial states" in text and "on the states that both have met" in text
+    assert "2 of 2 cells, 1 of them with fewer episodes than planned" in text
+    assert "- dense-256, seed 0: libero_object in distribution (5)" in text and "## Missing" not in text
+
+
+@given(st.integers(1, 20), st.sets(st.integers(0, 19)))
+def test_the_first_states_of_a_cell_are_those_of_a_shorter_one(episodes, failed):
+    first = Libero().first(of_states(20, sorted(failed)), episodes)
+    shorter = of_states(episodes, sorted(state for state in failed if state < episodes))
+    assert first == {name: shorter[name] for name in first}
+
+
+def test_trainings_of_which_one_has_met_more_states_are_told_apart(tmp_path):
+    plan = replace(SUITES, tasks=("libero_object",), kinds=(), seeds=2)
+    fill(tmp_path, lambda cell: None, plan, LIBERO)
+    for seed, episodes in ((0, 20), (1, 5)):
+        path = run.cell_file(tmp_path, Cell(Training(OURS, seed), "libero_object", AS_RECORDED))
+        path.write_text(json.dumps(of_states(episodes, [0])))
+    assert "<br>39 of 40 + 9 of 10 |" in markdown(read(tmp_path), {})
+
+
+def test_a_table_of_libero_grows_by_states_and_no_other_does(tmp_path, monkeypatch):
+    plan = replace(SUITES, tasks=("libero_object",), kinds=())
+    few, many, asked = replace(LIBERO, episodes=5), replace(LIBERO, episodes=20), []
+
+    def call(arguments, log, lock):
+        if arguments[0] == "train":
+            return Pretended()(arguments, log, lock)
+        asked.append(int(arguments[arguments.index("--episodes-per-task") + 1]))
+        return json.dumps({**of_a_suite([]), "successes": 2 * asked[-1], "episodes": 2 * asked[-1]})
+
+    monkeypatch.setattr(run, "call", call)
+    for settings in (few, many, few, many):
+        run.Work(tmp_path, settings, [tmp_path / "bag"], None, run.Machine(2, 1)).run(plan)
+    assert asked == [5, 5, 20, 20] and run.read_plan(tmp_path)[0] == many
+    run.begin(tmp_path / "other", SETTINGS, SMALL)
+    with pytest.raises(run.TableError, match="was begun with episodes 102, not 204"):
+        run.begin(tmp_path / "other", replace(SETTINGS, episodes=204), SMALL)
+
+
 def test_a_cell_of_libero_fails_by_task_and_state():
     facts = Libero().facts(of_a_suite([0, 49]))
     assert facts["failed_seeds"] == [50, 99] and facts["wrong_objects"] == 0
