@@ -64,9 +64,9 @@ def command(tmp_path, checkpoint, dense, recording):
             process.wait()
 
 
-def members(session: int) -> list[str]:
-    """The command lines of what is left of a session."""
-    found = []
+def members(session: int) -> dict[int, str]:
+    """The command lines of what is left of a session, by process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             state, _, _, sid = (path / "stat").read_text().rsplit(")", 1)[1].split()[:4]
@@ -74,8 +74,18 @@ def members(session: int) -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(sid) == session and state != "Z":
-            found.append(line)
+            found[int(path.name)] = line
     return found
+
+
+def is_shielded(process: int) -> bool:
+    """Whether SIGINT does not reach it, or does nothing; a process that has ended is."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    masks = (int(re.search(rf"^{name}:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16) for name in ("SigBlk", "SigIgn"))
+    return any(mask >> signal.SIGINT - 1 & 1 for mask in masks)
 
 
 def until(condition, what) -> None:
@@ -93,6 +103,7 @@ AT_WORK = [
     ("train BAG --out OUT --from DENSE --steps 1000 --threads 1", "reading bags", "no checkpoint of this training"),
     ("train BAG --out OUT --steps 100000 --threads 1", "held out", "holds no checkpoint of this training"),
     ("bench --checkpoint CHECKPOINT --out OUT", "Images", "no new results"),
+    ("bench --checkpoint CHECKPOINT --out OUT", "image_latency listen", "no new results"),
 ]
 
 
@@ -105,10 +116,12 @@ def test_ctrl_c_ends_a_command_at_work_and_all_that_it_has_started(command, tmp_
 
     def begun() -> bool:
         assert process.poll() is None, said.read_text()
-        others = [line for line in members(process.pid) if "-m grids_ros " not in line]
+        others = [line for line in members(process.pid).values() if "-m grids_ros " not in line]
         return any(re.search(sign, text) for text in (said.read_text(), *others))
 
     until(begun, said.read_text)
+    reached = {other: line for other, line in members(process.pid).items() if not is_shielded(other)}
+    assert set(reached) <= {process.pid}, reached
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130, said.read_text()
     until(lambda: not members(process.pid), lambda: members(process.pid))

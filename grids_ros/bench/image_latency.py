@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +52,16 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
     command = [sys.executable, "-m", "grids_ros.bench.image_latency"]
     publish = [*command, "publish", str(seconds + 2 * SETTLE_S), way]
     listen = [*command, "listen", str(seconds + SETTLE_S), way]
-    with shielded():
-        publisher = subprocess.Popen(publish, env=environment)
-    try:
-        heard = subprocess.run(listen, env=environment, stdout=subprocess.PIPE, check=True)
+    with ExitStack() as ends:
+        with shielded():
+            publisher = ends.enter_context(_ended(subprocess.Popen(publish, env=environment)))
+            listening = subprocess.Popen(listen, env=environment, stdout=subprocess.PIPE)
+            listener = ends.enter_context(_ended(listening))
+        heard, _ = listener.communicate()
         publisher.wait()
-    finally:
-        publisher.kill()
-        publisher.wait()
-    samples = 1e3 * np.array(json.loads(heard.stdout))
+    if listener.returncode:
+        raise subprocess.CalledProcessError(listener.returncode, listen)
+    samples = 1e3 * np.array(json.loads(heard))
     if len(samples) == 0:
         raise RuntimeError("no image arrived")
     return {
@@ -67,6 +69,16 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
         "p50_ms": round(float(np.median(samples)), 3),
         "p99_ms": round(float(np.percentile(samples, 99)), 3),
     }
+
+
+@contextmanager
+def _ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """A process that is killed at the end, if it has not ended by itself."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def publish(seconds: float) -> None:
