@@ -57,8 +57,15 @@ def mixing(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def reading(arguments: Sequence[str]) -> int:
+    """does it matter where K tokens are read, on maps that mix more and less"""
+    from research.reading import main
+
+    return main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (compare, train, evaluate, average, model, stability, mixing)
+    command.__name__: command for command in (compare, train, evaluate, average, model, stability, mixing, reading)
 }
 
 
