@@ -264,6 +264,17 @@ def test_nested_training_sees_each_number_of_tokens_and_repeats(tmp_path, monkey
     assert [stage["nested"] for stage in resumed.stages] == [[1, 2]], "it is no other recipe after a resume"
 
 
+@pytest.mark.parametrize(("words", "length"), [(5, 16), (18, 19)])
+def test_a_new_policy_takes_the_longest_instruction_of_its_data(words, length, monkeypatch):
+    monkeypatch.setattr(train, "DemoSize", lambda: SIZE)
+    long = " ".join(f"word{n}" for n in range(words))
+    data = dataclasses.replace(samples(12), instructions=np.array([long, *INSTRUCTIONS[:1]] * 6))
+    made = train.new_checkpoint(data, Window(("base", "wrist"), SIZE.image_size, 12, 0.1), 4, 0)
+    assert made.spec.prompt_length == length
+    for instruction in set(data.instructions.tolist()):
+        made.prompt().encode(instruction)
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 2, 2, 7), (25, 26), tuple(range(3, 60))])
 def test_an_episode_is_held_out_of_those_that_hold_samples_however_they_are_numbered(numbers):
     data = samples(len(numbers))

@@ -35,6 +35,7 @@ from grids_ros.policy.checkpoint import Checkpoint, PolicySpec, create, save
 from grids_ros.policy.errors import CheckpointError, InputError
 from grids_ros.policy.grids import TokenSamplerConfig
 from grids_ros.policy.joints import RobotModel
+from grids_ros.policy.plain_text import text_tokenizer
 from grids_ros.policy.preprocess import Normalization, word_tokenizer
 from grids_ros.policy.provenance import read_provenance
 from grids_ros.train.dataset import Samples, Window, load
@@ -50,7 +51,7 @@ from grids_ros.train.parallel import World, join
 from grids_ros.train.recipe import Recipe
 from grids_ros.train.shared_bags import load_shared, scratch
 
-PROMPT_LENGTH = 16  # tokens
+PROMPT_LENGTH = 16  # tokens that an instruction may take, or as many as the data's longest
 STEP_S = 0.1
 HORIZON = 12
 DENOISING_STEPS = 5
@@ -90,8 +91,10 @@ def new_checkpoint(
         "joints": window.joints,
         "image": window.image,
     }
-    spec = PolicySpec(window.cameras, PROMPT_LENGTH, STEP_S, DENOISING_STEPS, size.stem, sampler, **spaces)
-    tokenizer = word_tokenizer(sorted(set(samples.instructions.tolist())))
+    instructions = sorted(set(samples.instructions.tolist()))
+    tokenizer = word_tokenizer(instructions)
+    length = max(PROMPT_LENGTH, *(len(text_tokenizer(tokenizer).encode(one).ids) for one in instructions))
+    spec = PolicySpec(window.cameras, length, STEP_S, DENOISING_STEPS, size.stem, sampler, **spaces)
     config = demo_config(size, tokenizer.get_vocab_size(), HORIZON, spec.state.size, spec.action.size)
     return Checkpoint(create(config, spec), spec, tokenizer, Normalization.of(samples.states, samples.actions), {})
 
