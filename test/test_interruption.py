@@ -79,13 +79,17 @@ def members(session: int) -> dict[int, str]:
 
 
 def is_shielded(process: int) -> bool:
-    """Whether SIGINT does not reach it, or does nothing; a process that has ended is."""
+    """Whether SIGINT reaches none of its threads, or does nothing; a process that has ended is."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        threads = [(path / "status").read_text() for path in Path(f"/proc/{process}/task").iterdir()]
     except (FileNotFoundError, ProcessLookupError):
         return True
-    masks = (int(re.search(rf"^{name}:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16) for name in ("SigBlk", "SigIgn"))
-    return any(mask >> signal.SIGINT - 1 & 1 for mask in masks)
+
+    def reached(thread: str) -> bool:
+        found = (re.search(rf"^{name}:\s*([0-9a-f]+)", thread, re.MULTILINE)[1] for name in ("SigBlk", "SigIgn"))
+        return not any(int(mask, 16) >> signal.SIGINT - 1 & 1 for mask in found)
+
+    return not any(map(reached, threads))
 
 
 def until(condition, what) -> None:

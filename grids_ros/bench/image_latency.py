@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -54,13 +55,12 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
     listen = [*command, "listen", str(seconds + SETTLE_S), way]
     with ExitStack() as ends:
         with shielded():
-            publisher = ends.enter_context(_ended(subprocess.Popen(publish, env=environment)))
-            listening = subprocess.Popen(listen, env=environment, stdout=subprocess.PIPE)
-            listener = ends.enter_context(_ended(listening))
+            publisher = ends.enter_context(_ended(publish, env=environment))
+            listener = ends.enter_context(_ended(listen, env=environment, stdout=subprocess.PIPE))
         heard, _ = listener.communicate()
+        if listener.returncode:
+            raise subprocess.CalledProcessError(listener.returncode, listen)
         publisher.wait()
-    if listener.returncode:
-        raise subprocess.CalledProcessError(listener.returncode, listen)
     samples = 1e3 * np.array(json.loads(heard))
     if len(samples) == 0:
         raise RuntimeError("no image arrived")
@@ -72,9 +72,9 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
 
 
 @contextmanager
-def _ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """A process that is killed at the end, if it has not ended by itself."""
-    with process:
+def _ended(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A process of Popen's options that is killed at the end, if it has not ended by itself."""
+    with subprocess.Popen(command, **options) as process:
         try:
             yield process
         finally:

@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="default: %(default)s")
     defaults = ", ".join(f"{scenes.episodes} {scenes.of}" for scenes in SCENES.values())
-    parser.add_argument("--episodes", type=int, help=f"default: {defaults}")
+    parser.add_argument("--episodes", type=int, help=f"default: {defaults}; more in LIBERO add to what is there")
     parser.add_argument("--start", type=Path, help="dense checkpoint whose weights every variant starts with")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of an evaluation (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a training (default: %(default)s)")

@@ -198,12 +198,9 @@ def _rate(count: Count | None, seeds: Sequence[Count | None]) -> str:
     if count is None:
         return EMPTY
     low, high = (100 * bound for bound in count.interval)
-    alike = len({one.episodes for one in seeds if one}) == 1
-    told = [(one.successes, "" if alike else f" of {one.episodes}") if one else (EMPTY, "") for one in seeds]
-    each = " + ".join(f"{successes}{of}" for successes, of in told)
-    whole = f" of {count.episodes}" if alike else ""
+    each = " + ".join(str(one.successes) if one else EMPTY for one in seeds)
     part = "" if count.cells == count.planned else f", {count.cells} of {count.planned} cells"
-    return f"{100 * count.rate:.1f} % ({low:.1f} to {high:.1f})<br>{each}{whole}{part}"
+    return f"{100 * count.rate:.1f} % ({low:.1f} to {high:.1f})<br>{each} of {count.episodes}{part}"
 
 
 def _wrong(count: Count | None) -> str:
@@ -259,7 +256,7 @@ def _missing(results: Results) -> list[str]:
 
 def _short(results: Results) -> list[str]:
     cells = results.short
-    planned = f"{results.settings[0].episodes} episodes {results.scenes.of}"
+    planned = f"{results.episodes} episodes {results.scenes.of}"
     lines = ["## Short", "", f"{len(cells)} cells are to have {planned}, and have fewer:", ""]
     told = {cell: f" ({episodes})" for cell, episodes in cells.items()}
     return [*lines, *_by_training(results, told)] if cells else []

@@ -53,9 +53,9 @@ class Cell:
 class Settings:
     """What is the same in all of the table; its JSON files mean nothing beside others.
 
-    data: names of the bags, with digests. steps, batch: of a training. episodes: of a cell, in LIBERO of each of its
-    tasks. start: name of the checkpoint that every training starts from, with the digest of its weights, or None.
-    scenes: of `scenes.SCENES`.
+    data: names of the bags, with digests. steps, batch: of a training. episodes: that a cell is to have, in LIBERO of
+    each of its tasks, where they may grow. start: name of the checkpoint that every training starts from, with the
+    digest of its weights, or None. scenes: of `scenes.SCENES`.
     """
 
     data: tuple[str, ...]

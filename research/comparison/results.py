@@ -38,7 +38,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Difference:
-    """Success rate of one variant less that of another, over the cells that both have, with its 95 % interval.
+    """Success rate of one variant less that of another, over the scenes that both have met, with its 95 % interval.
 
     both: scenes in which both succeeded.
     """
@@ -85,18 +85,24 @@ class Results:
 
     @property
     def short(self) -> dict[Cell, int]:
-        """Cells that are to have more episodes, and how many they have; both as the settings count them."""
+        """Cells that are to have more episodes, and how many they have, in LIBERO of each task."""
         counted = {cell: self.scenes.episodes_of(facts) for cell, facts in self.cells.items()}
-        return {cell: episodes for cell, episodes in counted.items() if episodes < self.settings[0].episodes}
+        return {cell: episodes for cell, episodes in counted.items() if episodes < self.episodes}
+
+    @property
+    def episodes(self) -> int:
+        """How many each cell is to have, in LIBERO of each task."""
+        return max(settings.episodes for settings in self.settings)
 
     @property
     def scenes(self) -> Scenes:
         return SCENES[self.settings[0].scenes]
 
     def count(self, variant: str, which: Which) -> Count | None:
-        """Over the cells of a variant, of all seeds; None where there is none."""
+        """Over the cells of a variant, of all seeds, and the scenes that every policy has met there; None for none."""
         planned = [cell for cell in self.plan.cells() if cell.training.variant == variant and which(cell)]
-        return _sum([self.cells[cell] for cell in planned if cell in self.cells], len(planned))
+        there = [cell for cell in planned if cell in self.cells]
+        return _sum([self.scenes.first(self.cells[cell], self._met(cell)) for cell in there], len(planned))
 
     def difference(self, ours: str, theirs: str, which: Which) -> Difference | None:
         """Over the scenes that both variants have met; None where there are none."""
@@ -139,6 +145,11 @@ class Results:
         above, below = all(value > bound for value in values), all(value <= bound for value in values)
         return verdict if {YES: above, NO: below}.get(verdict, True) else UNDECIDED
 
+    def _met(self, cell: Cell) -> int:
+        """How many episodes of its task and kind every policy has that has any."""
+        place = (cell.task, cell.kind)
+        return min(self.scenes.episodes_of(facts) for c, facts in self.cells.items() if (c.task, c.kind) == place)
+
     def _shared(self, *cells: Cell) -> list[dict]:
         """What is known of these cells over the episodes that each of them has."""
         facts = [self.cells[cell] for cell in cells]
@@ -175,7 +186,7 @@ def read(*folders: Path) -> Results:
     """Raises TableError when no table was begun in one, or one has other steps, batches, episodes or scenes."""
     settings, plans = zip(*map(read_plan, folders), strict=True)
     for folder, one in zip(folders, settings, strict=True):
-        for name in ("steps", "batch", "episodes", "scenes"):
+        for name in ("steps", "batch", "scenes", *(() if SCENES[one.scenes].grows else ("episodes",))):
             if getattr(one, name) != getattr(settings[0], name):
                 told = f"{folder} has {name} {getattr(one, name)}, {folders[0]} {getattr(settings[0], name)}"
                 raise TableError(f"{told}: they cannot be told together")

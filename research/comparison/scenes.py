@@ -123,15 +123,15 @@ class Libero:
         mujoco = "".join(f", MuJoCo {version}" for version in versions)
         played = sorted({self.episodes_of(facts) for facts in cells}) or [settings.episodes]
         several = len(played) > 1
-        paired = " Two policies are compared on the states that both have met." if several else ""
+        counted = " Rates count the states that every policy has met, differences those that both have met."
         return (
             f"A cell is one policy on the first {' or '.join(map(str, played))} fixed initial states of each task of a "
             "suite"
             f"{mujoco}, after ten steps to settle, within as many steps as openpi allows; the environment stands still "
             "while a policy infers. Kinds are LIBERO-PRO's perturbations: other objects, swapped positions, reworded "
             "instructions; their states begin with one pose of the arm, those of the suites with many. All policies, "
-            "of all seeds, meet the same states, so that intervals over several seeds are too narrow."
-            f"{paired}"
+            "of all seeds, meet the same states in the same order, so that intervals over several seeds are too narrow."
+            f"{counted if several else ''}"
         )
 
 

@@ -180,11 +180,13 @@ class Work:
     def _evaluate(self, cell: Cell, inherited: tuple[int, ...]) -> dict:
         folder, settings = self._folder / cell.training.name, self._settings
         scenes, started = SCENES[settings.scenes], time.monotonic()
+        known = self._file(cell)
+        before = json.loads(known.read_text())["wall_clock_s"] if known.exists() else 0.0  # of fewer episodes
         command = scenes.command(settings, cell, folder, self._machine.workers)
         summary = scenes.facts(json.loads(call(command, folder / "evaluate.log", inherited).splitlines()[-1]))
         trained = json.loads(training_file(self._folder, cell.training).read_text())
         names = ("variant", "seed", "steps", "batch", "wall_clock_s", "threads", "cores")
-        took = {"wall_clock_s": round(time.monotonic() - started, 1), **self._machine.facts()}
+        took = {"wall_clock_s": round(before + time.monotonic() - started, 1), **self._machine.facts()}
         return {"training": {name: trained[name] for name in names}, **took, **summary}
 
 
