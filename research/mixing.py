@@ -67,8 +67,18 @@ def side_of(checkpoint: Checkpoint) -> int:
     return backbone_of(checkpoint.model.config.model_type).image_size(checkpoint.model.config)
 
 
+def needs_camera(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a policy without the base camera."""
+    if CAMERA not in checkpoint.spec.cameras:
+        raise CheckpointError(f"its cameras are {', '.join(checkpoint.spec.cameras)}, expected {CAMERA} among them")
+
+
 def look(checkpoint: Checkpoint, count: int) -> Scenes:
-    """So many scenes, each of its own seed, as the policy's preprocessing shows them."""
+    """So many scenes, each of its own seed, as the policy's preprocessing shows them.
+
+    Raises CheckpointError for a policy without the base camera.
+    """
+    needs_camera(checkpoint)
     side = side_of(checkpoint)
     scene, images, places = Scene(), [], []
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + count), "scenes", unit="scene"):
@@ -151,8 +161,7 @@ def untrained(checkpoint: Checkpoint) -> Checkpoint:
 
 def measure(checkpoint: Checkpoint, scenes: Scenes) -> dict[str, Probe]:
     """The probe of each stage of the vision encoder. Raises CheckpointError for a policy without the base camera."""
-    if CAMERA not in checkpoint.spec.cameras:
-        raise CheckpointError(f"its cameras are {', '.join(checkpoint.spec.cameras)}, expected {CAMERA} among them")
+    needs_camera(checkpoint)
     config = checkpoint.model.config
     grid = backbone_of(config.model_type).grid(config)
     stages = features(checkpoint, scenes.images)

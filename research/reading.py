@@ -1,9 +1,9 @@
-"""Does it matter where K tokens are read? Readers of frozen maps, for encoders that mix more and less.
+"""Does it matter where K tokens are read? Readers of frozen maps, of encoders that mix more and less.
 
 A token sampler and a small head learn to tell the places of the cubes in the base camera's image from K tokens of a
-frozen map. What differs is the map and the sampler: with a map whose every cell tells everything, no sampler should
-lead; with one whose cells know their surroundings alone, the one that looks at the cubes should. Errors are of scenes
-that were not trained on. Maps of any other encoder come as files (`--images` writes what to feed it).
+frozen map; errors are of scenes that they were not trained on. If every cell tells everything, no sampler leads. If a
+cell knows its surroundings alone, one that looks at the cubes leads, where it can find them: TokenLearner scores each
+cell by itself, GridS derives its points from the mean of all cells. Maps of any other encoder come as files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -22,27 +23,31 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from grids_ros.files import write_whole
 from grids_ros.policy.backbone import backbone_of
-from grids_ros.policy.checkpoint import load
+from grids_ros.policy.checkpoint import Checkpoint, load
 from grids_ros.policy.errors import CheckpointError
+from grids_ros.sampler import coordinate_embedding, image_fractions
 from grids_ros.train.initial_checkpoint import sampler_config
-from research.mixing import Scenes, features, look
+from research.mixing import centres, features, look
 from research.pruners import BaselineConfig
 
-TOKEN_WIDTH, HIDDEN = 64, 256  # of the head
+WIDTH, HEADS, HIDDEN = 64, 4, 128  # of what a reader does with its tokens
 BATCH, RATE = 64, 1e-3
 TESTED = 0.2  # of the scenes
-SAMPLERS = ("grids", "fixed_grid", "average", "random_keep", "token_learner")
-DENSE = "dense"
-LABELS = {"grids": "GridS", DENSE: "every cell"}
+GRIDS, DENSE = "grids", "dense"
+SAMPLERS = (GRIDS, "fixed_grid", "average", "random_keep", "token_learner")
+LABELS = {GRIDS: "GridS", "token_learner": "TokenLearner", DENSE: "every cell"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader came to. map: its name. seed: of weights and batches.
+    """What one reader came to. map: its name. seed: of its weights, and of batches that are the same for all.
 
-    error: mean distance between where a cube is and where the reader says it is. moves: standard deviation of a point
-    over the test scenes, the mean over points. Both in % of the image's width; moves is None where nothing is sampled.
+    error: mean distance between where a cube is and where the reader says it is. moves: root mean square distance of a
+    point from its mean over the test scenes, the mean over points; None where nothing is sampled. more: the error less
+    that of GridS with as many tokens and the same seed, scene by scene, with the bounds of its 95 % interval; None for
+    GridS itself and for every cell. All in % of the image's width.
     """
 
     map: str
@@ -51,33 +56,41 @@ class Reading:
     seed: int
     error: float
     moves: float | None
+    more: tuple[float, float, float] | None
 
 
 class Reader(nn.Module):
-    """A sampler, or every cell, and a head: maps (B, H, W, C) to places (B, n, 2), fractions of the image."""
+    """A sampler, or every cell, and attention of one query for each object: of the same size for all samplers.
+
+    Maps (B, H, W, C) to places (B, n, 2), fractions of the image.
+    """
 
     def __init__(self, sampler: str, tokens: int, shape: tuple[int, int, int], objects: int, seed: int):
         super().__init__()
         rows, columns, channels = shape
         self.sampler: nn.Module | None = None
-        if sampler == "grids":
+        if sampler == DENSE:
+            self.register_buffer("cells", torch.from_numpy(centres(rows, columns)).float())
+            self.embedding = coordinate_embedding(channels)  # as each sampler has its own
+        elif sampler == GRIDS:
             self.sampler = sampler_config(tokens, channels).build()
-        elif sampler != DENSE:
+        else:
             self.sampler = BaselineConfig(sampler, tokens, channels, seed=seed).build()
-        count = rows * columns if sampler == DENSE else tokens
-        self.token = nn.Sequential(nn.Linear(channels, TOKEN_WIDTH), nn.GELU())
-        self.head = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(count * TOKEN_WIDTH, HIDDEN),
-            nn.GELU(),
-            nn.Linear(HIDDEN, 2 * objects),
-            nn.Unflatten(1, (objects, 2)),
-        )
+        self.token = nn.Sequential(nn.Linear(channels, WIDTH), nn.GELU())
+        self.queries = nn.Parameter(torch.randn(objects, WIDTH))
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.place = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 2))
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Places, and the coordinates (B, K, 2) that were read."""
-        tokens, points = self.sampler(maps) if self.sampler else (maps.flatten(1, 2), None)
-        return self.head(self.token(tokens)), points
+        """Places, and the points (B, K, 2) that were read, fractions of the image."""
+        if self.sampler is None:
+            tokens, points = maps.flatten(1, 2) + self.embedding(self.cells), None
+        else:
+            tokens, points = self.sampler(maps)
+            points = image_fractions(points, *maps.shape[1:3], self.sampler.config.align_corners)
+        tokens = self.token(tokens)
+        read, _ = self.attention(self.queries.expand(len(maps), -1, -1), tokens, tokens, need_weights=False)
+        return self.place(read), points
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +102,10 @@ class Data:
 
     @classmethod
     def of(cls, maps: np.ndarray, places: np.ndarray) -> Data:
-        values = torch.from_numpy(np.ascontiguousarray(maps, np.float32))
+        values = torch.from_numpy(np.array(maps, np.float32))
         known = values[: cls._trained(len(values))]
         centre, spread = known.mean(dim=(0, 1, 2)), known.std(dim=(0, 1, 2)) + 1e-6
-        return cls((values - centre) / spread, torch.from_numpy(places.astype(np.float32)))
+        return cls(values.sub_(centre).div_(spread), torch.from_numpy(places.astype(np.float32)))
 
     @staticmethod
     def _trained(count: int) -> int:
@@ -107,12 +120,13 @@ class Data:
 def fit(data: Data, sampler: str, tokens: int, seed: int, steps: int) -> Reader:
     """A reader of these maps."""
     torch.manual_seed(seed)
+    batches = torch.Generator().manual_seed(seed)
     rows, columns, channels = data.maps.shape[1:]
     reader = Reader(sampler, tokens, (rows, columns, channels), data.places.shape[1], seed)
     optimizer = torch.optim.AdamW(reader.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        chosen = torch.randint(data.trained, (BATCH,))
+        chosen = torch.randint(data.trained, (BATCH,), generator=batches)
         told, _ = reader(data.maps[chosen])
         loss = (told - data.places[chosen]).norm(dim=-1).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -123,35 +137,69 @@ def fit(data: Data, sampler: str, tokens: int, seed: int, steps: int) -> Reader:
 
 
 @torch.no_grad()
-def score(reader: Reader, data: Data) -> tuple[float, float | None]:
-    """Error and moves of `Reading`, on the scenes that were not trained on."""
+def score(reader: Reader, data: Data) -> tuple[Tensor, float | None]:
+    """The error of each scene that was not trained on, and `moves` of `Reading`; in % of the width."""
     told, points = zip(*map(reader, data.maps[data.trained :].split(BATCH)), strict=True)
-    error = (torch.cat(told) - data.places[data.trained :]).norm(dim=-1).mean()
-    moves = None if points[0] is None else round(100 * float(torch.cat(points).std(dim=0).mean()), 2)
-    return round(100 * float(error), 2), moves
+    errors = 100 * (torch.cat(told) - data.places[data.trained :]).norm(dim=-1).mean(dim=-1)
+    if points[0] is None:
+        return errors, None
+    sampled = torch.cat(points)
+    return errors, round(100 * float((sampled - sampled.mean(dim=0)).square().sum(-1).mean(0).sqrt().mean()), 2)
+
+
+def difference(errors: Tensor, others: Tensor) -> tuple[float, float, float]:
+    """Mean difference of errors of the same scenes, and the bounds of its 95 % interval."""
+    each = errors - others
+    value, half = float(each.mean()), 1.96 * float(each.std()) / len(each) ** 0.5
+    return round(value, 2), round(value - half, 2), round(value + half, 2)
 
 
 def read(name: str, data: Data, options: argparse.Namespace) -> Iterator[Reading]:
     """Every sampler, number of tokens and seed on one map."""
     cells = data.maps.shape[1] * data.maps.shape[2]
     asked = [(sampler, tokens) for tokens, sampler in product(options.tokens, SAMPLERS)] + [(DENSE, cells)]
+    ours: dict[tuple[int, int], Tensor] = {}
     for (sampler, tokens), seed in tqdm(list(product(asked, range(options.seeds))), name, unit="reader"):
-        yield Reading(name, sampler, tokens, seed, *score(fit(data, sampler, tokens, seed, options.steps), data))
+        errors, moves = score(fit(data, sampler, tokens, seed, options.steps), data)
+        if sampler == GRIDS:
+            ours[tokens, seed] = errors
+        rival = sampler not in (GRIDS, DENSE)
+        more = difference(errors, ours[tokens, seed]) if rival else None
+        yield Reading(name, sampler, tokens, seed, round(float(errors.mean()), 2), moves, more)
+
+
+def label(sampler: str) -> str:
+    return LABELS.get(sampler, sampler.replace("_", " "))
 
 
 def page(readings: Sequence[Reading]) -> str:
-    """A table in Markdown: a row for each sampler, a column for each map; the seeds one after the other."""
+    """Two tables in Markdown, a column for each map: errors, then how far the points move."""
     maps = list(dict.fromkeys(one.map for one in readings))
-    rows = dict.fromkeys((one.sampler, one.tokens) for one in sorted(readings, key=lambda one: one.tokens))
-    lines = [f"| read by | tokens | {' | '.join(maps)} |", "|" + "---|" * (2 + len(maps))]
-    for sampler, tokens in rows:
-        cells = []
-        for name in maps:
-            mine = [one for one in readings if (one.map, one.sampler, one.tokens) == (name, sampler, tokens)]
-            looked = f" (±{mean(one.moves or 0.0 for one in mine):.1f})" if mine and sampler == "grids" else ""
-            cells.append(", ".join(f"{one.error:.1f}" for one in mine) + looked)
-        lines.append(f"| {LABELS.get(sampler, sampler.replace('_', ' '))} | {tokens} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rows = list(dict.fromkeys((one.sampler, one.tokens) for one in sorted(readings, key=lambda one: one.tokens)))
+    still = {name for name in SAMPLERS if not any(one.moves for one in readings if one.sampler == name)}
+
+    def cells(sampler: str, tokens: int, value: str) -> str:
+        kind = [one for one in readings if (one.sampler, one.tokens) == (sampler, tokens)]
+        by_map = (", ".join(f"{getattr(one, value):.1f}" for one in kind if one.map == name) for name in maps)
+        return f"| {label(sampler)} | {tokens} | {' | '.join(by_map)} |"
+
+    head = [f"| read by | tokens | {' | '.join(maps)} |", "|" + "---|" * (2 + len(maps))]
+    return (
+        "\n".join(
+            [
+                "Mean error of the cubes' places, % of the image's width, one number for each seed:",
+                "",
+                *head,
+                *(cells(*row, "error") for row in rows),
+                "",
+                "How far a point moves between scenes, root mean square, % of the width:",
+                "",
+                *head,
+                *(cells(*row, "moves") for row in rows if row[0] not in {*still, DENSE}),
+            ]
+        )
+        + "\n"
+    )
 
 
 def draw(readings: Sequence[Reading], picture: Path) -> None:
@@ -170,9 +218,9 @@ def draw(readings: Sequence[Reading], picture: Path) -> None:
         for place, sampler in enumerate(SAMPLERS):
             mine = [one for one in readings if (one.sampler, one.tokens) == (sampler, count)]
             heights = [maps.index(one.map) + 0.13 * (place - 2) for one in mine]
-            axis.plot([one.error for one in mine], heights, "o", markersize=5, label=LABELS.get(sampler, sampler))
+            axis.plot([one.error for one in mine], heights, "o", markersize=5, label=label(sampler))
         for index, name in enumerate(maps):
-            told = {"label": LABELS[DENSE]} if index == 0 else {}
+            told = {"label": label(DENSE)} if index == 0 else {}
             axis.plot([dense[name]] * 2, [index - 0.4, index + 0.4], color="0.4", linestyle=":", **told)
         axis.set(title=f"{count} tokens", xlabel="error of the cubes' places [% of width]", xlim=(0, None))
         axis.set(yticks=range(len(maps)), yticklabels=maps, ylim=(len(maps) - 0.5, -0.5))
@@ -188,26 +236,38 @@ def map_of(path: Path, count: int) -> np.ndarray:
     """A map of another encoder (N, H, W, C). Raises ValueError for anything else."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise ValueError(f"{path}: {error}") from error
+    expected = f"expected a .npy of (scenes, rows, columns, channels) of finite floats, with {count} scenes"
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{path} holds no single array, {expected}")
     if values.ndim != 4 or len(values) != count or not np.issubdtype(values.dtype, np.floating):
-        told = f"{path} has shape {values.shape} of {values.dtype}"
-        raise ValueError(f"{told}, expected (scenes, rows, columns, channels) of floats, with {count} scenes")
+        raise ValueError(f"{path} has shape {values.shape} of {values.dtype}, {expected}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path} holds NaN or infinity, {expected}")
     return values
 
 
-def maps_of(options: argparse.Namespace, scenes: Scenes) -> Iterator[tuple[str, np.ndarray]]:
-    """Each map by name: the policy's, before attention and after each layer, then those of the files.
+def maps_in(options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Those of the files, by name. Raises ValueError for a file that holds none, or has too few cells, or two of a
+    name."""
+    repeated = [name for name, count in Counter(path.stem for path in options.map).items() if count > 1]
+    if repeated:
+        raise ValueError(f"--map has two files named {', '.join(repeated)}, expected different names")
+    maps = {path.stem: map_of(path, options.scenes) for path in options.map}
+    for name, values in maps.items():
+        if (cells := values.shape[1] * values.shape[2]) < max(options.tokens):
+            raise ValueError(f"--tokens is {max(options.tokens)}, {name} has {cells} cells")
+    return maps
 
-    Raises ValueError for a file that holds none.
-    """
-    given = {path.stem: map_of(path, len(scenes.images)) for path in options.map}
-    checkpoint = load(options.checkpoint)
+
+def maps_of(checkpoint: Checkpoint, images: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The map of a policy by name, before attention and after each layer."""
     config = checkpoint.model.config
-    for layer, stage in enumerate(features(checkpoint, scenes.images)):
-        name = f"{options.checkpoint.name}, after layer {layer}" if layer else "patches, before attention"
-        yield name, stage.reshape(len(stage), *backbone_of(config.model_type).grid(config), -1)
-    yield from given.items()
+    grid = backbone_of(config.model_type).grid(config)
+    for layer, stage in enumerate(features(checkpoint, images)):
+        told = f"{name}, after layer {layer}" if layer else f"{name}, before attention"
+        yield told, stage.reshape(len(stage), *grid, -1)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -216,7 +276,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     told = "maps of another encoder: .npy of (scenes, rows, columns, channels), of what --images wrote"
     parser.add_argument("--map", type=Path, nargs="+", default=[], metavar="FILE", help=told)
     parser.add_argument("--images", type=Path, metavar="FILE", help="write the scenes as .npy of RGB images, and end")
-    parser.add_argument("--out", type=Path, help="JSON file; a table and a picture lie beside it")
+    parser.add_argument("--out", type=Path, help="JSON file; tables and a picture lie beside it")
     parser.add_argument("--scenes", type=int, default=3000, help="how many (default: %(default)s)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[4, 16], metavar="K", help="default: 4 16")
     parser.add_argument("--seeds", type=int, default=2, help="readers of each kind (default: %(default)s)")
@@ -227,7 +287,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name} is {getattr(options, name)}, expected at least {least}")
     if not options.out and not options.images:
         parser.error("expected --out FILE, or --images FILE")
+    try:
+        for tokens in options.tokens:
+            BaselineConfig("average", tokens, channels=1)
+    except ValueError as error:
+        parser.error(f"--tokens: {error}")
     return options
+
+
+def write(readings: Sequence[Reading], out: Path) -> None:
+    """The JSON file, the tables and the picture."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, json.dumps([asdict(one) for one in readings], indent=1) + "\n")
+    write_whole(out.with_suffix(".md"), page(readings))
+    draw(readings, out.with_suffix(".png"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,18 +308,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     readings: list[Reading] = []
     try:
-        scenes = look(load(options.checkpoint), options.scenes)
+        given = maps_in(options)
+        checkpoint = load(options.checkpoint)
+        scenes = look(checkpoint, options.scenes)
         if options.images:
+            options.images.parent.mkdir(parents=True, exist_ok=True)
             np.save(options.images, scenes.images)
             return 0
-        for name, values in maps_of(options, scenes):
+        for name, values in (*maps_of(checkpoint, scenes.images, options.checkpoint.name), *given.items()):
             readings += read(name, Data.of(values, scenes.places), options)
+            write(readings, options.out)  # what is done stays, if the rest is cut off
     except (CheckpointError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([asdict(one) for one in readings], indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(page(readings))
-    draw(readings, options.out.with_suffix(".png"))
     print(page(readings))
     return 0
