@@ -1,9 +1,9 @@
 """Does it matter where K tokens are read? Readers of frozen maps, of encoders that mix more and less.
 
 A token sampler and a small head learn to tell the places of the cubes in the base camera's image from K tokens of a
-frozen map; errors are of scenes that they were not trained on. If every cell tells everything, no sampler leads. If a
-cell knows its surroundings alone, one that looks at the cubes leads, where it can find them: TokenLearner scores each
-cell by itself, GridS derives its points from the mean of all cells. Maps of any other encoder come as files.
+frozen map; errors are of scenes that they were not trained on. If every cell tells everything, no sampler should
+lead; if a cell tells of its surroundings alone, one that finds the cubes should. TokenLearner scores each cell by
+itself, GridS derives its points from the mean of all cells. Maps of any other encoder come as files.
 """
 
 from __future__ import annotations
@@ -169,6 +169,7 @@ def read(name: str, data: Data, options: argparse.Namespace) -> Iterator[Reading
 
 
 def label(sampler: str) -> str:
+    """What tables and pictures call it."""
     return LABELS.get(sampler, sampler.replace("_", " "))
 
 
@@ -184,22 +185,11 @@ def page(readings: Sequence[Reading]) -> str:
         return f"| {label(sampler)} | {tokens} | {' | '.join(by_map)} |"
 
     head = [f"| read by | tokens | {' | '.join(maps)} |", "|" + "---|" * (2 + len(maps))]
-    return (
-        "\n".join(
-            [
-                "Mean error of the cubes' places, % of the image's width, one number for each seed:",
-                "",
-                *head,
-                *(cells(*row, "error") for row in rows),
-                "",
-                "How far a point moves between scenes, root mean square, % of the width:",
-                "",
-                *head,
-                *(cells(*row, "moves") for row in rows if row[0] not in {*still, DENSE}),
-            ]
-        )
-        + "\n"
-    )
+    lines = ["Mean error of the cubes' places, % of the image's width, one number for each seed:", "", *head]
+    lines += [cells(*row, "error") for row in rows]
+    lines += ["", "How far a point moves between scenes, root mean square, % of the width:", "", *head]
+    lines += [cells(*row, "moves") for row in rows if row[0] not in {*still, DENSE}]
+    return "\n".join(lines) + "\n"
 
 
 def draw(readings: Sequence[Reading], picture: Path) -> None:

@@ -80,16 +80,15 @@ def members(session: int) -> dict[int, str]:
 
 def is_shielded(process: int) -> bool:
     """Whether SIGINT reaches none of its threads, or does nothing; a process that has ended is."""
-    try:
-        threads = [(path / "status").read_text() for path in Path(f"/proc/{process}/task").iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-    def reached(thread: str) -> bool:
-        found = (re.search(rf"^{name}:\s*([0-9a-f]+)", thread, re.MULTILINE)[1] for name in ("SigBlk", "SigIgn"))
-        return not any(int(mask, 16) >> signal.SIGINT - 1 & 1 for mask in found)
-
-    return not any(map(reached, threads))
+    for thread in Path("/proc").glob(f"{process}/task/*"):
+        try:
+            status = (thread / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        masks = (re.search(rf"^{name}:\s*([0-9a-f]+)", status, re.MULTILINE)[1] for name in ("SigBlk", "SigIgn"))
+        if not any(int(mask, 16) >> signal.SIGINT - 1 & 1 for mask in masks):
+            return False
+    return True
 
 
 def until(condition, what) -> None:

@@ -55,8 +55,8 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
     listen = [*command, "listen", str(seconds + SETTLE_S), way]
     with ExitStack() as ends:
         with shielded():
-            publisher = ends.enter_context(_ended(publish, env=environment))
-            listener = ends.enter_context(_ended(listen, env=environment, stdout=subprocess.PIPE))
+            publisher = ends.enter_context(_killed_at_the_end(publish, env=environment))
+            listener = ends.enter_context(_killed_at_the_end(listen, env=environment, stdout=subprocess.PIPE))
         heard, _ = listener.communicate()
         if listener.returncode:
             raise subprocess.CalledProcessError(listener.returncode, listen)
@@ -72,8 +72,8 @@ def _measure(way: str, environment: Mapping[str, str], seconds: float) -> dict[s
 
 
 @contextmanager
-def _ended(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
-    """A process of Popen's options that is killed at the end, if it has not ended by itself."""
+def _killed_at_the_end(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """Start a process with Popen's options. At the end it is killed if it still runs."""
     with subprocess.Popen(command, **options) as process:
         try:
             yield process

@@ -257,7 +257,7 @@ def _missing(results: Results) -> list[str]:
 def _short(results: Results) -> list[str]:
     cells = results.short
     planned = f"{results.episodes} episodes {results.scenes.of}"
-    lines = ["## Short", "", f"{len(cells)} cells are to have {planned}, and have fewer:", ""]
+    lines = ["## Fewer episodes than planned", "", f"{len(cells)} cells are to have {planned}, and have fewer:", ""]
     told = {cell: f" ({episodes})" for cell, episodes in cells.items()}
     return [*lines, *_by_training(results, told)] if cells else []
 
